@@ -1,0 +1,1 @@
+"""The Gradio apps over what hfkit makes. They import hfkit and rag; nothing imports them."""

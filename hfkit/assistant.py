@@ -1,0 +1,61 @@
+"""The assistant that a run made: its index and its reader, ready to answer. The app and `hfkit ask` both use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+
+from hfkit.errors import RequestError
+from hfkit.indexing import open_index
+from hfkit.models.reader import TransformersReader
+from hfkit.recipe import Recipe
+from hfkit.run import Run
+from rag.index import Index
+from rag.search import Hit, SearchSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Assistant:
+    """`reader_name` says in words which weights speak."""
+
+    index: Index
+    reader: TransformersReader
+    reader_name: str
+    settings: SearchSettings
+
+    def retrieve(self, question: str) -> list[Hit]:
+        """The passages for `question`, best first, as many as the recipe hands to the reader."""
+        return self.index.search(question, self.settings)
+
+    def __enter__(self) -> Assistant:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.index.close()
+
+
+def load_assistant(recipe: Recipe) -> Assistant:
+    """The finished index of the recipe's run with the tuned reader, or with the base model where the recipe trains
+    none.
+
+    Raises:
+        RequestError: the recipe has no rag or no model section.
+        WorkError: a stage that is needed has not finished, or what it left is damaged.
+    """
+    if recipe.rag is None or recipe.model is None:
+        raise RequestError(f"{recipe.name}: answering needs the sections rag and model in the recipe")
+    run = Run(recipe)
+    run.artifact("index")
+    trained = None
+    if recipe.train is not None:
+        run.artifact("train")
+        trained = run.finished("train")
+    max_new_tokens = 200 if recipe.app is None else recipe.app.max_new_tokens
+    return Assistant(
+        index=open_index(run.finished("index"), recipe.rag),
+        reader=TransformersReader.load(recipe.model, trained, max_new_tokens),
+        reader_name=f"{recipe.model.base}, {'as it comes' if trained is None else f'tuned by {recipe.name}'}",
+        settings=SearchSettings(mode=recipe.rag.search.mode, top_k=recipe.rag.search.top_k),
+    )

@@ -1,0 +1,101 @@
+"""The command line, `hfkit VERB …`: parses, calls the verb, and turns a failure into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from hfkit import __version__
+from hfkit.failures import explain
+
+EXIT_CODES = "exit codes: 0 done; 1 the work failed or a gate was not met; 2 the request was wrong"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hfkit",
+        description="One recipe from documents and examples to a tuned, evaluated, retrieval-augmented assistant.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"hfkit {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, help_text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=help_text, description=help_text, epilog=EXIT_CODES)
+        added.set_defaults(module=f"hfkit.verbs.{name}")
+        added.add_argument("--debug", action="store_true", help="show a traceback where something fails")
+        return added
+
+    def with_recipe(added: argparse.ArgumentParser, what: str = "RECIPE") -> argparse.ArgumentParser:
+        added.add_argument("recipe", type=Path, metavar=what, help="the recipe, a YAML file")
+        added.add_argument("overrides", nargs="*", metavar="key=value", help="set a key, such as train.epochs=2")
+        return added
+
+    def with_json(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("--json", action="store_true", help="print one JSON document on standard output")
+        return added
+
+    with_json(with_recipe(verb("run", "run every stage that the recipe names, those whose inputs changed")))
+    with_json(with_recipe(verb("check", "find in seconds what would go wrong, without loading weights")))
+    preview = with_json(with_recipe(verb("preview", "show the exact tokens that the model is trained on")))
+    preview.add_argument("-n", type=int, default=2, metavar="N", help="sequences to show (default: 2)")
+    for stage, help_text in (
+        ("index", "index the recipe's documents"),
+        ("data", "prepare the training data"),
+        ("train", "train the model"),
+        ("evaluate", "compare the tuned model with the base model"),
+    ):
+        added = with_json(with_recipe(verb(stage, help_text + ", and what must be done before")))
+        added.set_defaults(module="hfkit.verbs.run")
+    search = with_json(verb("search", "print the passages that fit a question, best first"))
+    search.add_argument("index", type=Path, metavar="INDEX", help="an index folder, such as runs/quickstart/index")
+    search.add_argument("query", metavar="QUERY", help="what to look for")
+    search.add_argument("-k", type=int, default=5, metavar="K", help="passages to print (default: 5)")
+    search.add_argument("--mode", choices=("hybrid", "dense", "lexical"), default="hybrid", help="default: hybrid")
+    ask = with_json(verb("ask", "answer a question from the documents, with citations"))
+    ask.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
+    ask.add_argument("question", metavar="QUESTION", help="the question")
+    ask.add_argument("overrides", nargs="*", metavar="key=value", help="set a key, such as rag.search.top_k=3")
+    with_recipe(verb("app", "serve the Gradio app over what the recipe's run made"))
+    verb("schema", "print the JSON Schema of recipes, for editors")
+    with_json(verb("doctor", "say what this machine can do, and what is amiss with the installation"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    parsed = build_parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code: int = import_module(parsed.module).run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has seen enough; Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("hfkit: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return 1
+    # The one place where everything is caught: a user reads a sentence, --debug shows the traceback.
+    except Exception as error:
+        if parsed.debug:
+            raise
+        explanation = explain(error)
+        print(f"hfkit: {explanation.text}", file=sys.stderr)
+        return explanation.exit_code
+    return code
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Training data: sources, the exact tokens a model is trained on, and the prepared dataset."""

@@ -1,0 +1,1 @@
+"""Evaluation: tasks, metrics, and comparisons that say how sure they are."""

@@ -1,0 +1,62 @@
+"""Any exception into a sentence for the user and an exit code."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hfkit.errors import HfkitError
+from rag.errors import RagError, RagRequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    text: str
+    exit_code: int
+
+
+def explain(error: Exception) -> Explanation:
+    """What `error` means to the user. An error that nobody foresaw says so, and how to see more of it."""
+    if _disk_is_full(error):
+        return Explanation("the disk is full; what was finished is kept. Make room and run the same command again", 1)
+    if isinstance(error, HfkitError):
+        return Explanation(str(error), error.exit_code)
+    if isinstance(error, RagError):
+        return Explanation(str(error), 2 if isinstance(error, RagRequestError) else 1)
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return Explanation(
+            "out of memory; lower train.micro_batch_size, evaluate.batch_size or data.max_length, "
+            f"or set model.quantization=nf4 ({_first_line(error)})",
+            1,
+        )
+    if isinstance(error, PermissionError):
+        return Explanation(f"{error.filename}: permission denied; check who owns it", 1)
+    if isinstance(error, OSError) and error.filename:
+        return Explanation(f"{error.filename}: {error.strerror}", 1)
+    return Explanation(
+        f"unexpected {type(error).__name__}: {_first_line(error)}; what was finished is kept. "
+        "--debug shows where it happened; please report it",
+        1,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    """Libraries wrap ENOSPC in errors of their own (safetensors, PyTorch, SQLite): causes and texts are searched."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(text in str(cause) for text in ("No space left on device", "os error 28", "database or disk is full")):
+            return True
+    return False
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

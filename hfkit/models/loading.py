@@ -1,0 +1,125 @@
+"""Loads causal models and tokenizers: embedded, from a folder, or from the Hub. Safetensors only, no remote code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfkit.errors import RequestError
+from hfkit.models.embedded import PREFIX, embedded_model, fetch
+from hfkit.models.precision import Resolved, resolve_precision
+from hfkit.quiet import quiet_libraries
+from hfkit.recipe.model import ModelSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a model's files come from: a local folder, or a Hub id at a revision."""
+
+    path_or_id: str
+    revision: str | None
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.path_or_id).is_dir()
+
+
+def locate(reference: str, revision: str | None = None) -> Located:
+    """The place that `reference` (`embedded:NAME`, a folder, or a Hub id) means; embedded models are fetched.
+
+    Raises:
+        RequestError: an embedded name that does not exist, or what looks like a path and is not there.
+    """
+    if reference.startswith(PREFIX):
+        return Located(str(fetch(embedded_model(reference))), None)
+    if Path(reference).is_dir():
+        return Located(reference, None)
+    if reference.startswith((".", "/", "~")) or reference.count("/") > 1:
+        raise RequestError(f"{reference}: no such folder, and a Hub id has the form owner/name")
+    return Located(reference, revision)
+
+
+def load_tokenizer(settings: ModelSection) -> PreTrainedTokenizerBase:
+    """The tokenizer with the chat template that training and inference both use; pads on the left.
+
+    Raises:
+        RequestError: the model cannot be had, or it has no chat template and the recipe names none.
+    """
+    from transformers import AutoTokenizer
+
+    where = locate(settings.base, settings.revision)
+    with quiet_libraries(), _explained(settings.base, where):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where.path_or_id, revision=where.revision)
+    if settings.chat_template is not None:
+        tokenizer.chat_template = settings.chat_template.read_text(encoding="utf-8")
+    if tokenizer.chat_template is None:
+        raise RequestError(f"{settings.base} has no chat template; name a Jinja file in model.chat_template")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple[PreTrainedModel, Resolved]:
+    """The base model in the precision that the recipe and the hardware agree on, quantised if the recipe says so.
+
+    `master_weights` keeps the weights in float32, for training them all: small updates would vanish in bfloat16.
+
+    Raises:
+        RequestError: the model cannot be had, or holds no safetensors weights.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    where = locate(settings.base, settings.revision)
+    precision = resolve_precision(settings.precision)
+    quantization = None
+    if settings.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.dtype,
+        )
+    elif settings.quantization == "int8":
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
+    with quiet_libraries(), _explained(settings.base, where):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            where.path_or_id,
+            revision=where.revision,
+            dtype=torch.float32 if master_weights else precision.dtype,
+            use_safetensors=True,
+            quantization_config=quantization,
+        )
+    # Sampling settings shipped with a checkpoint would contradict greedy decoding and warn at every call.
+    model.generation_config.temperature = None
+    model.generation_config.top_p = None
+    model.generation_config.top_k = None
+    return model, precision
+
+
+@contextmanager
+def _explained(reference: str, where: Located) -> Iterator[None]:
+    """Turns what the libraries raise when a model cannot be had into one sentence that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # Transformers raises OSError for what cannot be found or read and ValueError for a config it does not know; an
+        # OSError that carries an errno is the disk's own (full, say) and has its own message.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if where.is_local:
+            advice = "check that the folder holds config.json, tokenizer files and safetensors weights"
+        else:
+            advice = (
+                "it is not in the local cache and the Hub did not give it: check the name and the connection, "
+                "run `hf auth login` for a gated model, or use a local folder or an embedded model"
+            )
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(f"{reference}: the model cannot be loaded; {advice}. ({reason})") from error

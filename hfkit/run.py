@@ -1,0 +1,101 @@
+"""One execution of a recipe, and its folder `runs/<recipe name>/`."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfkit.artifact import Artifact, read_artifact, write_whole
+from hfkit.errors import RequestError, WorkError
+from hfkit.manifest import describe_run
+from hfkit.recipe import Recipe, dump_recipe
+from hfkit.stage import Stage, StageName
+
+RUNS = Path("runs")
+RECIPE = "recipe.yaml"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's folder."""
+
+    recipe: Recipe
+
+    @property
+    def folder(self) -> Path:
+        return RUNS / self.recipe.name
+
+    def finished(self, stage: StageName) -> Path:
+        """Where a stage's whole artifact lies."""
+        return self.folder / stage
+
+    def workshop(self, stage: Stage) -> Path:
+        """Where a stage builds: its finished folder if it works in place, else a hidden one beside it."""
+        return self.finished(stage.name) if stage.in_place else self.folder / f".{stage.name}.partial"
+
+    def open_workshop(self, stage: Stage, fingerprint: str) -> Path:
+        """The folder to build in. What a killed stage left is kept if it was on the way to the same artifact."""
+        folder = self.workshop(stage)
+        if stage.in_place:
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        aim = folder / ".aim"
+        if folder.exists() and not (aim.exists() and aim.read_text(encoding="utf-8") == fingerprint):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(aim, fingerprint)
+        return folder
+
+    def artifact(self, stage: StageName) -> Artifact:
+        """What `stage` left. Raises WorkError where it has not finished, DamagedArtifact where it is not whole."""
+        artifact = read_artifact(self.finished(stage))
+        if artifact is None:
+            raise WorkError(
+                f"{self.finished(stage)}: the {stage} stage has not finished; run `hfkit run` with this recipe"
+            )
+        return artifact
+
+    def write_recipe(self) -> None:
+        write_whole(self.folder / RECIPE, dump_recipe(self.recipe))
+
+    def write_manifest(self, artifacts: dict[str, Artifact]) -> None:
+        write_whole(self.folder / MANIFEST, describe_run(self.recipe.seed, artifacts).model_dump_json(indent=2) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time works in a run's folder. Raises RequestError where another one does."""
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RequestError(f"{self.folder}: another hfkit process works in this folder; wait for it") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def logging_to(self, stage: StageName) -> Iterator[None]:
+        """Everything that hfkit and the libraries log while a stage runs goes to `logs/<stage>.log`."""
+        logs = self.folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(logs / f"{stage}.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        before = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(before)
+            handler.close()

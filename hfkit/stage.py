@@ -1,0 +1,46 @@
+"""A stage: what it reads of the recipe, what it needs before it, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, JsonValue
+
+from hfkit.progress import Progress
+from hfkit.recipe import Recipe
+
+StageName = Literal["index", "data", "train", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What a stage is given. `folder` is where it writes; `upstream` the finished folders of the stages it needs."""
+
+    recipe: Recipe
+    folder: Path
+    upstream: Mapping[StageName, Path]
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        version: raised when the same recipe starts to give another artifact, so that old ones are made again.
+        in_place: the stage changes its finished folder by transactions of its own (the index) and is never left torn;
+            the others build a new folder beside the old one, which takes its place when it is whole.
+        reads: the part of the recipe, and of the world outside (contents of files), on which the artifact depends.
+        needs: the stages whose artifacts it reads.
+        run: does the work and says what came of it.
+    """
+
+    name: StageName
+    version: int
+    in_place: bool
+    reads: Callable[[Recipe], Mapping[str, JsonValue]]
+    needs: Callable[[Recipe], tuple[StageName, ...]]
+    run: Callable[[StageContext], BaseModel]

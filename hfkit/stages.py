@@ -1,0 +1,122 @@
+"""The stages that there are, and the order in which a recipe's run takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, JsonValue
+
+from hfkit.artifact import file_sha256
+from hfkit.models.embedded import PREFIX, embedded_model
+from hfkit.recipe import PathSource, Recipe, SynthesizeSource
+from hfkit.stage import Stage, StageContext, StageName
+
+
+def _index_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
+    from rag.documents import fingerprint_sources
+
+    assert recipe.rag is not None
+    return {
+        "rag": recipe.rag.model_dump(mode="json", exclude={"search"}),
+        "embedder": _model_identity(recipe.rag.embedder, recipe.rag.revision),
+        "documents": fingerprint_sources(recipe.rag.documents),
+    }
+
+
+def _data_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
+    assert recipe.data is not None and recipe.model is not None
+    reads: dict[str, JsonValue] = {
+        "data": recipe.data.model_dump(mode="json"),
+        "files": {str(s.path): file_sha256(s.path) for s in recipe.data.sources if isinstance(s, PathSource)},
+        "seed": recipe.seed,
+        # Tokens are what is prepared, so whatever makes the tokens is an input.
+        "tokenizer": _model_identity(recipe.model.base, recipe.model.revision),
+        "chat_template": None if recipe.model.chat_template is None else file_sha256(recipe.model.chat_template),
+    }
+    if recipe.rag is not None and _synthesises(recipe):
+        reads["search"] = recipe.rag.search.mode
+    return reads
+
+
+def _train_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
+    assert recipe.model is not None and recipe.train is not None
+    # How often is logged and saved, and how a step's rows are split up, do not change what comes out.
+    train = recipe.train.model_dump(mode="json", exclude={"log_steps", "save_steps", "micro_batch_size"})
+    return {"model": recipe.model.model_dump(mode="json"), "train": train, "seed": recipe.seed}
+
+
+def _evaluate_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
+    assert recipe.evaluate is not None
+    return {"evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
+
+
+def _model_identity(reference: str, revision: str | None) -> str:
+    if reference.startswith(PREFIX):
+        return f"{reference}@{embedded_model(reference).revision}"
+    return f"{reference}@{revision}"
+
+
+def _synthesises(recipe: Recipe) -> bool:
+    return recipe.data is not None and any(isinstance(source, SynthesizeSource) for source in recipe.data.sources)
+
+
+def _run_index(context: StageContext) -> BaseModel:
+    from hfkit.indexing import run_index
+
+    return run_index(context)
+
+
+def _run_data(context: StageContext) -> BaseModel:
+    from hfkit.data.prepare import prepare
+
+    return prepare(context)
+
+
+def _run_train(context: StageContext) -> BaseModel:
+    from hfkit.training.sft import train
+
+    return train(context)
+
+
+def _run_evaluate(context: StageContext) -> BaseModel:
+    from hfkit.evaluation.evaluate import evaluate
+
+    return evaluate(context)
+
+
+STAGES: Mapping[StageName, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("index", 1, True, _index_reads, lambda recipe: (), _run_index),
+        Stage("data", 1, False, _data_reads, lambda recipe: ("index",) if _synthesises(recipe) else (), _run_data),
+        Stage("train", 1, False, _train_reads, lambda recipe: ("data",), _run_train),
+        Stage("evaluate", 1, False, _evaluate_reads, lambda recipe: ("data", "train"), _run_evaluate),
+    )
+}
+
+# An index that no other stage needs comes last: a recipe's model matters to nobody before it is trained.
+_ORDER_OF_WISHES: tuple[StageName, ...] = ("data", "train", "evaluate", "index")
+
+
+def wanted_stages(recipe: Recipe) -> tuple[StageName, ...]:
+    """The stages that `recipe` names, each after those it needs."""
+    sections = {"data": recipe.data, "train": recipe.train, "evaluate": recipe.evaluate, "index": recipe.rag}
+    # Without a model there is no tokenizer to prepare data for.
+    if recipe.model is None:
+        sections["data"] = None
+    return closure([name for name in _ORDER_OF_WISHES if sections[name] is not None], recipe)
+
+
+def closure(wanted: list[StageName], recipe: Recipe) -> tuple[StageName, ...]:
+    """`wanted` and all that they need, each after its needs."""
+    ordered: list[StageName] = []
+
+    def visit(name: StageName) -> None:
+        for needed in STAGES[name].needs(recipe):
+            visit(needed)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in wanted:
+        visit(name)
+    return tuple(ordered)

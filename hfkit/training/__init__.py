@@ -1,0 +1,1 @@
+"""Training: one module a method over transformers.Trainer."""

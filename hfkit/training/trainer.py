@@ -1,0 +1,103 @@
+"""The one training core: transformers.Trainer with the loss on trained positions, and its callbacks."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from hfkit.errors import WorkError
+from hfkit.progress import Progress, Update
+from hfkit.training.collation import IGNORED
+
+
+class TrainedPositionsTrainer(Trainer):
+    """A Trainer for batches of CollateTrainedPositions.
+
+    Logits exist at the positions in `logits_to_keep` only, which is the model's own argument. The loss is the sum over
+    the trained tokens divided by how many the whole optimiser step has, on all ranks and micro-batches together, so it
+    does not depend on how a step is split up.
+    """
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        passed = {name: value for name, value in inputs.items() if name != "shift_labels"}
+        loss: torch.Tensor | tuple[torch.Tensor, Any] = super().compute_loss(
+            model, passed, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        return loss
+
+
+def trained_token_loss(
+    outputs: CausalLMOutputWithPast, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Cross-entropy of float32 logits [B, K, vocabulary] against labels [B, K], over `num_items_in_batch` tokens."""
+    assert outputs.logits is not None
+    total = cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+class WatchTraining(TrainerCallback):  # type: ignore[misc]
+    """Shows the step on the bar, keeps `metrics.jsonl`, and stops a run whose loss is no longer a number."""
+
+    def __init__(self, update: Update, progress: Progress, metrics: Path) -> None:
+        self.update = update
+        self.progress = progress
+        self.metrics = metrics
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.update(state.global_step, state.max_steps)
+            self._forget_after(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.update(state.global_step, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        if state.is_world_process_zero:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        if not math.isfinite(logs["loss"]):
+            raise WorkError(
+                f"train: the loss is {logs['loss']} at step {state.global_step}; lower train.learning_rate, or set "
+                "model.precision=fp32 to see whether the number format is at fault"
+            )
+
+    def _forget_after(self, step: int) -> None:
+        """A run that starts again from a checkpoint repeats the steps after it; their old lines would stand twice."""
+        if not self.metrics.exists():
+            return
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        self.metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError):
+        # The line that a kill cut off.
+        return math.inf

@@ -1,0 +1,37 @@
+"""`hfkit ask`: one grounded answer with its citations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from hfkit.assistant import load_assistant
+from hfkit.quiet import quiet_libraries
+from hfkit.recipe import load_recipe
+from hfkit.verbs.search import hit_document
+from rag.answer import answer
+
+
+def run(arguments: argparse.Namespace) -> int:
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    with quiet_libraries(), load_assistant(recipe) as assistant:
+        answered = answer(arguments.question, assistant.retrieve(arguments.question), assistant.reader)
+    if arguments.json:
+        document = {
+            "question": arguments.question,
+            "answer": answered.text,
+            "abstained": answered.abstained,
+            "citations": list(answered.citations),
+            "unknown_citations": list(answered.unknown_citations),
+            "reader": assistant.reader_name,
+            "hits": [hit_document(hit) for hit in answered.hits],
+        }
+        print(json.dumps(document, indent=2))
+        return 0
+    print(answered.text)
+    for number in answered.citations:
+        hit = answered.hits[number - 1]
+        print(f"\n[{number}] {hit.chunk.document_id} — {' > '.join(hit.chunk.heading_path)}")
+    for number in answered.unknown_citations:
+        print(f"\n[{number}] (the answer cites a passage that there is not)")
+    return 0

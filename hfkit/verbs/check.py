@@ -1,0 +1,26 @@
+"""`hfkit check`: preflight in seconds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from hfkit.preflight import check
+from hfkit.recipe import load_recipe
+
+_MARKS = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    findings = check(recipe)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if arguments.json:
+        document = {"recipe": recipe.name, "ok": not errors, "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(document, indent=2))
+    else:
+        for finding in findings:
+            print(f"{_MARKS[finding.severity]} {finding.key}: {finding.text}")
+        print(f"{arguments.recipe}: {f'{len(errors)} errors' if errors else 'ready to run'}")
+    return 2 if errors else 0

@@ -1,0 +1,46 @@
+"""`hfkit run`, and `index`, `data`, `train` and `evaluate`, which are a run of one stage and what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from hfkit.errors import RequestError
+from hfkit.pipeline import run_stages
+from hfkit.progress import Progress
+from hfkit.recipe import Recipe, load_recipe
+from hfkit.run import Run
+from hfkit.stage import StageName
+from hfkit.stages import STAGES, wanted_stages
+from hfkit.summary import failed_gates, print_summary, run_document
+
+
+def run(arguments: argparse.Namespace) -> int:
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    wanted = _wanted(arguments.verb, recipe)
+    outcomes = run_stages(recipe, wanted, Progress())
+    if arguments.json:
+        print(json.dumps(run_document(Run(recipe), outcomes), indent=2))
+    else:
+        print_summary(Run(recipe), outcomes)
+    failed = failed_gates(outcomes)
+    for gate in failed:
+        print(
+            f"hfkit: gate not met: {gate.gate} (at least {gate.at_least:+.3f}, needed {gate.needed:+.3f})",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def _wanted(verb: str, recipe: Recipe) -> tuple[StageName, ...]:
+    possible = wanted_stages(recipe)
+    if verb == "run":
+        if not possible:
+            raise RequestError(f"{recipe.name}: the recipe names no stage; give it rag, data, train or evaluate")
+        return possible
+    for name in STAGES:
+        if name == verb and name in possible:
+            return (name,)
+    section = "rag" if verb == "index" else verb
+    raise RequestError(f"{recipe.name}: the recipe has no section {section}, so there is nothing to {verb}")

@@ -1,0 +1,34 @@
+"""Documents into an index, questions into ranked passages, passages into grounded answers.
+
+Importing this package loads no model library and no FAISS: what needs them imports them when it runs.
+"""
+
+from rag.chunking import Chunk, ChunkSettings, chunk_document
+from rag.documents import Corpus, Document, Section, Skipped, fingerprint_sources, load_corpus
+from rag.embedder import Embedder, SentenceTransformerEmbedder
+from rag.errors import RagError, RagRequestError
+from rag.index import Index
+from rag.manifest import Manifest
+from rag.search import Hit, SearchSettings
+from rag.sync import SyncReport
+
+__all__ = [
+    "Chunk",
+    "ChunkSettings",
+    "Corpus",
+    "Document",
+    "Embedder",
+    "Hit",
+    "Index",
+    "Manifest",
+    "RagError",
+    "RagRequestError",
+    "SearchSettings",
+    "Section",
+    "SentenceTransformerEmbedder",
+    "Skipped",
+    "SyncReport",
+    "chunk_document",
+    "fingerprint_sources",
+    "load_corpus",
+]
