@@ -62,7 +62,8 @@ def serve(recipe: Recipe) -> None:
 
 def build(assistant: Assistant, settings: AppSection) -> gr.Blocks:
     """The page: a conversation on the left, on the right the passages behind its newest answer."""
-    with gr.Blocks(title=settings.title, analytics_enabled=False, fill_height=True) as page:
+    page: gr.Blocks = gr.Blocks(title=settings.title, analytics_enabled=False, fill_height=True)
+    with page:
         gr.Markdown(
             f"# {settings.title}\nAnswers quote the indexed documents and cite them. Reader: {assistant.reader_name}."
         )

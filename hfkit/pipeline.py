@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from hfkit.artifact import (
     Artifact,
@@ -93,7 +93,7 @@ def _make(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artif
         stage=stage.name,
         fingerprint=fingerprint,
         files=record_files(folder),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(cost.seconds, 3),
         peak_memory_bytes=cost.peak_memory_bytes,
         result=result.model_dump(mode="json"),

@@ -77,7 +77,7 @@ def _comparison_table(result: EvaluateResult) -> Table:
     first = next(iter(result.comparison.values()))
     table = Table(
         title=f"base against tuned, {result.rows} questions on documents that training never saw",
-        caption=f"intervals: {first.confidence:.0%}, paired bootstrap over documents; p: paired permutation test over them",
+        caption=f"intervals: {first.confidence:.0%}, paired bootstrap over documents; p: paired permutation test",
         title_justify="left",
         caption_justify="left",
     )

@@ -107,7 +107,7 @@ def _split(
 ) -> list[tuple[Span, int]]:
     """Spans and tokens of the chunks of a section that does not fit into one."""
     fixed = count([embedded_text(heading_path, "")])[0]
-    room = settings.tokens - fixed
+    available = room = settings.tokens - fixed
     # Adding up what pieces cost is exact for most tokenizers but not for all (a space or a joint may cost a token): the
     # packed chunks are counted as they will be embedded, and packed tighter until they hold.
     while room > 0:
@@ -116,10 +116,10 @@ def _split(
         else:
             spans = packed_spans(text, span, room, settings.overlap, count)
         tokens = count([embedded_text(heading_path, text[start:end]) for start, end in spans])
-        excess = max(tokens) - settings.tokens
-        if excess <= 0:
+        if max(tokens) <= settings.tokens:
             return list(zip(spans, tokens, strict=True))
-        room -= excess
+        tighter = room * available // (max(tokens) - fixed)
+        room = min(room - 1, max(tighter, 1))
     raise RagRequestError(
         f"chunk.tokens is {settings.tokens}: the heading {' > '.join(heading_path)!r} and the embedder's own "
         f"tokens take {fixed}, which leaves no room for the text; raise chunk.tokens"

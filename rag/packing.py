@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -24,12 +25,15 @@ def packed_spans(text: str, span: Span, room: int, overlap: int, count: TokenCou
         pieces += _fitting([sized], block.cuts, room, text, sizes)
     # Sentences, list items or lines: what an overlap is made of.
     sentences = sizes.of([part for block in found for part in block.cuts[0](text, block.span)] if overlap else [])
+    gaps = sizes.gaps([piece for piece, _ in pieces])
     spans: list[Span] = []
     start, end, used = pieces[0][0][0], pieces[0][0][0], 0
-    for (piece_start, piece_end), tokens in pieces:
+    for ((piece_start, piece_end), tokens), gap in zip(pieces, gaps, strict=True):
+        if used:
+            used += gap
         if used and used + tokens > room:
             spans.append((start, end))
-            repeated = _overlap(sentences, (start, end), min(overlap, room - tokens))
+            repeated = _overlap(sentences, (start, end), min(overlap, room - tokens - gap))
             start, used = (piece_start, 0) if repeated is None else repeated
         end = piece_end
         used += tokens
@@ -37,8 +41,8 @@ def packed_spans(text: str, span: Span, room: int, overlap: int, count: TokenCou
 
 
 def recursive_spans(text: str, span: Span, room: int, overlap: int, count: TokenCounter) -> list[Span]:
-    """The spans that LangChain's RecursiveCharacterTextSplitter gives, sized in tokens, each with up to `overlap` tokens
-    of whole sentences from the one before.
+    """The spans that LangChain's RecursiveCharacterTextSplitter gives, sized in tokens, each with up to `overlap`
+    tokens of whole sentences from the one before.
 
     LangChain is asked for no overlap: its own start index takes the overlap for characters, and is wrong where it is
     counted in tokens; without overlap each piece starts where the one before ended but for space.
@@ -75,6 +79,14 @@ class _Sizes:
         """Each span with its tokens, at least one."""
         counts = self.count([self.text[start:end] for start, end in spans])
         return [(span, max(tokens - self.empty, 1)) for span, tokens in zip(spans, counts, strict=True)]
+
+    def gaps(self, pieces: list[Span]) -> list[int]:
+        """Tokens of what lies before each piece: blank lines and indentation cost in some tokenizers. A single space
+        counts nothing, for most take it into the word."""
+        between = ["", *(self.text[left[1] : right[0]] for left, right in itertools.pairwise(pieces))]
+        distinct = sorted({gap for gap in between if gap not in ("", " ")})
+        counts = dict(zip(distinct, self.count(distinct), strict=True))
+        return [max(counts.get(gap, self.empty) - self.empty, 0) for gap in between]
 
 
 def _fitting(pieces: list[_Sized], cuts: tuple[Cut, ...], room: int, text: str, sizes: _Sizes) -> list[_Sized]:

@@ -83,8 +83,8 @@ def questions_from(chunks: Iterable[Chunk], settings: SynthesizeSection, seed: i
     """The questions to ask of `chunks`, at most `settings.questions` a document and `settings.rows` in all.
 
     Only the chunk that opens a section is asked about, and a wording, be it a question's or an answer's, is used once:
-    two documents that say the same cannot stand on two sides of a split. `seen` holds the wordings used so far, by other
-    sources too, and grows by those used now.
+    two documents that say the same cannot stand on two sides of a split. `seen` holds the wordings used so far, by
+    other sources too, and grows by those used now.
     """
     choose = random.Random(seed)
     opened: set[tuple[str, tuple[str, ...]]] = set()

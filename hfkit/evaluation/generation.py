@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +13,7 @@ from rag.answer import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers._typing import GenerativePreTrainedModel
 
 
 class Generation(BaseModel):
@@ -48,7 +49,7 @@ def generate(
             model.device
         )
         with torch.inference_mode():
-            output = model.generate(
+            output = cast("GenerativePreTrainedModel", model).generate(
                 **batch,
                 do_sample=False,
                 max_new_tokens=max_new_tokens,

@@ -58,7 +58,7 @@ def _by_document(
     """The sum of `values` and the number of rows for each document: two arrays [documents]."""
     names, which = np.unique(np.asarray(documents), return_inverse=True)
     sums = np.bincount(which, weights=values, minlength=len(names))
-    return sums, np.bincount(which, minlength=len(names)).astype(float)
+    return sums.astype(np.float64), np.bincount(which, minlength=len(names)).astype(np.float64)
 
 
 def _bootstrap(sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int) -> NDArray[np.float64]:

@@ -192,7 +192,7 @@ def _convert_gguf(source: Path, target: Path) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.float32)
         # A model read from GGUF counts as quantised and refuses to be saved until it forgets where it came from.
-        model.hf_quantizer = None
+        model.hf_quantizer = None  # type: ignore[assignment]
         del model.config.quantization_config
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hfkit.data.rendering import Renderer
 from hfkit.models.loading import load_model, load_tokenizer
@@ -15,6 +15,7 @@ from rag.answer import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers._typing import GenerativePreTrainedModel
 
 
 class TransformersReader:
@@ -43,7 +44,7 @@ class TransformersReader:
 
         gone = threading.Event()
 
-        class WhenNobodyListens(StoppingCriteria):  # type: ignore[misc]
+        class WhenNobodyListens(StoppingCriteria):
             def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
                 return torch.full((input_ids.shape[0],), gone.is_set(), device=input_ids.device)
 
@@ -55,7 +56,7 @@ class TransformersReader:
             ids = torch.tensor([self.renderer.prompt_ids(messages)], device=self.model.device)
             try:
                 with torch.inference_mode():
-                    self.model.generate(
+                    cast("GenerativePreTrainedModel", self.model).generate(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
                         do_sample=False,

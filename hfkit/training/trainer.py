@@ -48,7 +48,7 @@ def trained_token_loss(
     return total / (labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-class WatchTraining(TrainerCallback):  # type: ignore[misc]
+class WatchTraining(TrainerCallback):
     """Shows the step on the bar, keeps `metrics.jsonl`, and stops a run whose loss is no longer a number."""
 
     def __init__(self, update: Update, progress: Progress, metrics: Path) -> None:

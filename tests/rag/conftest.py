@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hash_embedder import HashEmbedder
+
+from tests.rag.hash_embedder import HashEmbedder
 
 
 @pytest.fixture

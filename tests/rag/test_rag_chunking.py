@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rag.chunking import Chunk, ChunkSettings, Splitter, chunk_document
@@ -95,6 +96,7 @@ def check(document: Document, chunks: list[Chunk], settings: ChunkSettings, coun
 
 @settings(max_examples=150, deadline=None)
 @given(TEXTS, HEADINGS, SETTINGS, st.sampled_from(COUNTERS))
+@example("\x0b\x0c odd \u2028 spaces \u3000 here .\n\n\x1c" * 2, (">>>>>>",), ChunkSettings(16, 0), by_character)
 def test_the_laws_of_chunks(text: str, heading_path: tuple[str, ...], wanted: ChunkSettings, count: Counter) -> None:
     document = of(text, heading_path)
     chunks = chunk_document(document, wanted, count)
@@ -115,7 +117,7 @@ def test_the_laws_hold_for_langchains_splitter(text: str, wanted: ChunkSettings,
 @given(TEXTS, st.integers(1, 9))
 def test_the_laws_hold_over_several_sections(text: str, parts: int) -> None:
     edges = sorted({0, len(text), *(len(text) * part // parts for part in range(parts))})
-    sections = [Section(("T", f"part {a}"), a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    sections = [Section(("T", f"part {a}"), a, b) for a, b in itertools.pairwise(edges)]
     document = Document("d", "T", text, tuple(sections))
     wanted = ChunkSettings(24, 6)
     check(document, chunk_document(document, wanted, by_word), wanted, by_word)
@@ -128,7 +130,7 @@ def test_every_way_to_cut_keeps_all_text(text: str) -> None:
     for spans in ([block.span for block in blocks(text, whole)], *(cut(text, whole) for cut in cuts)):
         assert "".join("".join(text[a:b].split()) for a, b in spans) == "".join(text.split())
         assert all(text[a:b] == text[a:b].strip() != "" for a, b in spans)
-        assert all(left[1] <= right[0] for left, right in zip(spans, spans[1:], strict=False))
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans))
 
 
 def texts(text: str, tokens: int, overlap: int = 0, splitter: Splitter = "structure") -> list[str]:

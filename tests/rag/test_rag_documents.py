@@ -118,7 +118,7 @@ def test_a_pipe_is_not_waited_for() -> None:
 
 
 def test_a_name_that_is_not_utf8_is_skipped_and_printable() -> None:
-    os.makedirs("docs")
+    Path("docs").mkdir()
     try:
         Path(os.fsdecode(b"docs/\xff.md")).write_text("a")
     except OSError:
@@ -134,14 +134,14 @@ def test_a_name_that_is_not_utf8_is_skipped_and_printable() -> None:
 def test_what_may_not_be_read_is_skipped() -> None:
     write("docs/a.md", "a").chmod(0)
     write("docs/shut/b.md", "b")
-    os.chmod("docs/shut", 0)
+    Path("docs/shut").chmod(0)
     try:
         assert load_corpus(["docs"]).skipped == (
             Skipped("docs/a.md", "permission denied"),
             Skipped("docs/shut", "permission denied"),
         )
     finally:
-        os.chmod("docs/shut", 0o700)
+        Path("docs/shut").chmod(0o700)
 
 
 def test_an_unreadable_file_is_skipped_even_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_globs() -> None:
     assert ids("[do]*/?.md") == ["docs/b.md", "other/f.md"]
     with pytest.raises(RagRequestError, match=r"no file matches the glob docs/\*\.rst"):
         load_corpus(["docs/*.rst"])
-    with pytest.raises(RagRequestError, match="there is no folder dcs .*did you mean docs"):
+    with pytest.raises(RagRequestError, match=r"there is no folder dcs .*did you mean docs"):
         load_corpus(["dcs/*.md"])
 
 

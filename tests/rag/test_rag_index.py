@@ -6,11 +6,12 @@ import os
 import shutil
 import sqlite3
 import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hash_embedder import HashEmbedder, make_corpus
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from rag.errors import RagError, RagRequestError
 from rag.index import Index
 from rag.search import SearchSettings
 from rag.sync import SyncReport
+from tests.rag.hash_embedder import HashEmbedder, make_corpus
 
 SETTINGS = ChunkSettings(24, 4)
 TEXTS = {
@@ -37,6 +39,10 @@ def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
     return found
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_a_first_sync_and_a_second(folder: Path, embedder: HashEmbedder) -> None:
     with Index.create_or_open(folder, embedder, SETTINGS) as index:
         assert index.generation == 0
@@ -49,7 +55,7 @@ def test_a_first_sync_and_a_second(folder: Path, embedder: HashEmbedder) -> None
         assert index.sync(make_corpus(TEXTS)) == SyncReport(0, 0, 0, 3, count, 0, 1)
         assert embedder.read == embedder.counted == [], "unchanged documents are neither cut nor embedded"
         index.verify()
-    assert sorted(os.listdir(folder)) == ["index.sqlite", "vectors-1.faiss"]
+    assert names(folder) == ["index.sqlite", "vectors-1.faiss"]
 
 
 def test_what_is_stored_is_what_was_read(folder: Path, embedder: HashEmbedder) -> None:
@@ -80,12 +86,12 @@ def test_changed_documents_replace_and_missing_ones_go(folder: Path, embedder: H
         assert sorted(embedder.read) == ["Cats > Food\nThey eat mice, and sleep long.", "new\nFresh words."]
         assert report.embedded == 2, "the chunk of the changed document that stayed the same keeps its vector"
         assert {document.id for document in index.documents()} == set(changed)
-        assert not [hit for hit in index.search("bark", SearchSettings("lexical"))]
-        assert not [hit for hit in index.search("fish", SearchSettings("lexical"))]
+        assert not index.search("bark", SearchSettings("lexical"))
+        assert not index.search("fish", SearchSettings("lexical"))
         assert [hit.chunk.document_id for hit in index.search("mice", SearchSettings("lexical"))] == ["docs/cats.md"]
         index.verify()
     assert rows(folder, "SELECT count(*) FROM chunks WHERE document NOT IN (SELECT key FROM documents)") == [(0,)]
-    assert sorted(os.listdir(folder)) == ["index.sqlite", "vectors-2.faiss"]
+    assert names(folder) == ["index.sqlite", "vectors-2.faiss"]
 
 
 def test_a_renamed_document_and_repeated_text_are_embedded_once(folder: Path, embedder: HashEmbedder) -> None:
@@ -167,7 +173,7 @@ def test_another_embedder_is_refused(folder: Path, other: HashEmbedder, message:
 
 def test_other_chunk_settings_are_refused(folder: Path, embedder: HashEmbedder) -> None:
     Index.create_or_open(folder, embedder, SETTINGS).close()
-    with pytest.raises(RagRequestError, match="chunk settings: tokens 24, overlap 4, .* then, tokens 32, overlap 4"):
+    with pytest.raises(RagRequestError, match=r"chunk settings: tokens 24, overlap 4, .* then, tokens 32, overlap 4"):
         Index.create_or_open(folder, embedder, ChunkSettings(32, 4))
     with Index.open(folder, embedder) as index:
         assert index.manifest.chunk == SETTINGS
@@ -377,7 +383,7 @@ def test_a_folder_that_may_not_be_written_reads(
         index.verify()
         with pytest.raises(RagError, match="cannot be written"):
             index.sync(Corpus(()))
-    assert os.listdir(folder) == ["index.sqlite"], "nothing was written"
+    assert names(folder) == ["index.sqlite"], "nothing was written"
     (folder / "index.sqlite-wal").write_bytes(b"left by a crash")
     with pytest.raises(RagError, match="unfinished journal"):
         Index.open(folder, embedder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,7 +148,7 @@ def test_headings_are_those_of_commonmark(lines: list[str]) -> None:
     tokens = markdown_it.MarkdownIt("commonmark").parse(text)
     expected = [
         (int(token.tag[1]), " ".join(inline.content.split()))
-        for token, inline in zip(tokens, tokens[1:], strict=False)
+        for token, inline in itertools.pairwise(tokens)
         if token.type == "heading_open"
     ]
     assert headings(text) == expected

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hash_embedder import HashEmbedder, make_corpus
 
 from rag.chunking import ChunkSettings
 from rag.documents import Corpus
@@ -17,9 +16,14 @@ from rag.errors import RagError
 from rag.index import Index
 from rag.search import SearchSettings
 from rag.vectors import VectorIndex
+from tests.rag.hash_embedder import HashEmbedder, make_corpus
 
 DENSE = SearchSettings("dense", 3)
 TEXTS = {f"{name}.txt": f"Words about {name}. " * 3 for name in ("cats", "dogs", "ships", "trees")}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
@@ -79,7 +83,7 @@ def test_a_file_of_another_generation_is_not_believed(made: Path, embedder: Hash
     old = (made / "vectors-1.faiss").read_bytes()
     with Index.open(made, embedder) as index:
         index.sync(make_corpus({**TEXTS, "cats.txt": "Cats changed. " * 3}))
-    assert sorted(os.listdir(made)) == ["index.sqlite", "vectors-2.faiss"]
+    assert names(made) == ["index.sqlite", "vectors-2.faiss"]
     (made / "vectors-2.faiss").write_bytes(old)
     assert not believed(made)
 
@@ -90,7 +94,7 @@ def test_leftovers_of_a_crash_go_with_the_next_sync(made: Path, embedder: HashEm
     (made / "vectors-mine.faiss").write_bytes(b"a user's own file")
     with Index.open(made, embedder) as index:
         index.sync(Corpus(()))
-    assert sorted(os.listdir(made)) == ["index.sqlite", "vectors-2.faiss", "vectors-mine.faiss"]
+    assert names(made) == ["index.sqlite", "vectors-2.faiss", "vectors-mine.faiss"]
 
 
 def test_the_file_is_plain_faiss(made: Path) -> None:
@@ -130,7 +134,7 @@ def test_a_file_that_cannot_be_written_loses_nothing(
     with Index.open(made, embedder) as index:
         assert [hit.chunk.text for hit in index.search("new", DENSE)] == ["Entirely new."]
         index.verify()
-    assert sorted(os.listdir(made)) == ["index.sqlite", "vectors-2.faiss"]
+    assert names(made) == ["index.sqlite", "vectors-2.faiss"]
 
 
 def test_an_open_index_follows_what_another_syncs(made: Path, embedder: HashEmbedder) -> None:
