@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 
 import gradio as gr
@@ -17,7 +18,7 @@ from rag.search import Hit
 
 _LONGEST_QUESTION = 2000
 
-_STYLE = """
+STYLE = """
 .passage { border-left: 3px solid var(--border-color-primary); padding: 0.25rem 0.75rem; margin: 0.5rem 0; }
 .passage.cited { border-left-color: var(--color-accent); background: var(--background-fill-secondary); }
 .passage .where { font-weight: 600; font-size: 0.9rem; }
@@ -42,22 +43,30 @@ def serve(recipe: Recipe) -> None:
         page = build(assistant, settings)
         page.queue(max_size=32)
         try:
-            _, url, _ = page.launch(
-                server_name=settings.host,
-                server_port=settings.port,
-                css=_STYLE,
-                prevent_thread_lock=True,
-                quiet=True,
-                show_error=False,
-                footer_links=[],
-            )
-        except OSError as error:
-            wanted = "from 7860 on" if settings.port is None else str(settings.port)
-            raise RequestError(
-                f"app.port: no free port {wanted} on {settings.host}; set app.port to another"
-            ) from error
-        print(f"{settings.title}: {url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-        page.block_thread()
+            _launch(page, settings)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            # The way to end it, hence no failure.
+            print("closing", file=sys.stderr)
+        finally:
+            page.close(verbose=False)
+
+
+def _launch(page: gr.Blocks, settings: AppSection) -> None:
+    try:
+        _, url, _ = page.launch(
+            server_name=settings.host,
+            server_port=settings.port,
+            css=STYLE,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            footer_links=[],
+        )
+    except OSError as error:
+        wanted = "from 7860 on" if settings.port is None else str(settings.port)
+        raise RequestError(f"app.port: no free port {wanted} on {settings.host}; set app.port to another") from error
+    print(f"{settings.title}: {url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
 
 def build(assistant: Assistant, settings: AppSection) -> gr.Blocks:
@@ -76,7 +85,6 @@ def build(assistant: Assistant, settings: AppSection) -> gr.Blocks:
                 with gr.Row():
                     send = gr.Button("Ask", variant="primary")
                     stop = gr.Button("Stop")
-                    clear = gr.Button("Clear")
                 if settings.examples:
                     gr.Examples([[example] for example in settings.examples], inputs=[question], label="Try")
             with gr.Column(scale=2):
@@ -89,7 +97,7 @@ def build(assistant: Assistant, settings: AppSection) -> gr.Blocks:
             [question.submit, send.click], respond, [question, chat], [question, chat, sources], concurrency_limit=1
         )
         stop.click(None, cancels=[asking])
-        clear.click(lambda: ("", [], _no_sources()), None, [question, chat, sources], cancels=[asking])
+        chat.clear(_no_sources, None, sources, cancels=[asking])
     return page
 
 

@@ -97,15 +97,12 @@ def find_headings(text: str, start: int = 0) -> Iterator[Heading]:
             paragraph, in_container = None, False
         elif _CONTAINER.match(line):
             paragraph, in_container = None, True
+        elif html := next((ends for opens, ends in _HTML_BLOCKS if opens.match(line)), None):
+            html_end = None if html.search(line) else html
+            paragraph, in_container = None, False
         elif paragraph is None and not in_container:
-            for opens, ends in _HTML_BLOCKS:
-                found = opens.match(line)
-                if found:
-                    html_end = None if ends.search(line, found.end()) else ends
-                    break
-            else:
-                indented_code = line.startswith(("    ", "\t"))
-                paragraph = None if indented_code else line_start
+            indented_code = line.startswith(("    ", "\t"))
+            paragraph = None if indented_code else line_start
 
 
 def _closes(line: str, fence: str) -> bool:

@@ -112,7 +112,7 @@ def _scores(mode: Mode, similarity: Mapping[int, float], matches: Mapping[int, f
     if mode == "dense":
         return dict(similarity)
     if mode == "lexical":
-        return {id: round(bm25, 6) for id, bm25 in matches.items()}
+        return dict(matches)  # not rounded: where every word is common, BM25 differs in its ninth decimal
     dense = _stretched(similarity)
     lexical = _stretched({id: matches.get(id, 0.0) for id in similarity})  # without a common word BM25 is 0
     return {id: round(_DENSE_WEIGHT * dense[id] + (1 - _DENSE_WEIGHT) * lexical[id], 6) for id in similarity}

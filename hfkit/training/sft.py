@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 CHECKPOINTS = ".checkpoints"
 METRICS = "metrics.jsonl"
 
-# Tokens that one forward and backward pass may hold. On a CPU, larger passes cost memory and gain no speed once the
-# matrices fill the cores; on a GPU they do gain.
-_TOKENS_AT_ONCE_CPU = 1024
+# Tokens that one forward and backward pass may hold: what fills the cores or the GPU, and what memory allows. On a CPU,
+# 2,400 tokens of a 135M model take about 3 GiB and passes half as large are a third slower.
+_TOKENS_AT_ONCE_CPU = 2400
 _TOKENS_AT_ONCE_GPU = 16384
 
 
@@ -101,7 +102,7 @@ def train(context: StageContext) -> TrainResult:
         report_to="none",
         disable_tqdm=True,
     )
-    with context.progress.bar("training") as update, quiet_libraries():
+    with context.progress.bar("training") as update, quiet_libraries(), _inputs_left_in_bf16(model, precision):
         trainer = TrainedPositionsTrainer(
             model=model,
             args=arguments,
@@ -152,6 +153,16 @@ def _require_logits_to_keep(model: PreTrainedModel, name: str) -> None:
             f"model.base: {name} ({type(base).__name__}) cannot compute logits at chosen positions "
             "(its forward takes no logits_to_keep); use a causal model of Transformers that can"
         )
+
+
+def _inputs_left_in_bf16(model: PreTrainedModel, precision: Resolved) -> AbstractContextManager[None]:
+    """PEFT casts a layer's input to the adapter's float32, which autocast would cast straight back to bfloat16."""
+    from peft import PeftModel
+    from peft.helpers import disable_input_dtype_casting
+
+    if isinstance(model, PeftModel) and precision.precision == "bf16":
+        return disable_input_dtype_casting(model)
+    return nullcontext()
 
 
 def _world_size() -> int:

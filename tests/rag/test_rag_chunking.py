@@ -151,6 +151,7 @@ def test_code_and_lists_stay_whole_where_they_fit() -> None:
     before = "w " * 8 + "w"
     code = "```\nx = 1\n\ny = 2\n\nz = 3\n```"
     assert texts(f"{before}\n\n{code}\n\nend of it", 16) == [before, code, "end of it"]
+    assert texts(f"{code}\na b c d e f. g h i j k l m n.", 16) == [code, "a b c d e f.", "g h i j k l m n."]
     listing = "- a b\n- c d\n\n- e f"
     assert texts(f"{before}\n\n{listing}", 16) == [before, listing]
 

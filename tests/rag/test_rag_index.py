@@ -224,6 +224,7 @@ def test_another_programs_database_is_not_touched(folder: Path, embedder: HashEm
 
 def test_a_newer_format_is_refused(folder: Path, embedder: HashEmbedder) -> None:
     Index.create_or_open(folder, embedder, SETTINGS).close()
+    assert rows(folder, "PRAGMA user_version") == [(1,)]
     rows(folder, "PRAGMA user_version = 2")
     with pytest.raises(RagError, match="has the format 2 and this version reads up to 1; update"):
         Index.open(folder)

@@ -97,6 +97,7 @@ def test_a_level_may_be_left_out() -> None:
         ("``` `a` ```\n# yes\n", [(1, "yes")]),
         ("<!--\n# no\n-->\n# yes\n", [(1, "yes")]),
         ("<!-- one line -->\n# yes\n", [(1, "yes")]),
+        ("words\n<!--\n# no\n-->\n# yes\n", [(1, "yes")]),
         ("<pre>\n# no\n</pre>\n# yes\n", [(1, "yes")]),
         ("| a |\n|---|\n", []),
         ("a\x0c\n# yes\n", [(1, "yes")]),

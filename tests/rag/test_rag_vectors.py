@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from rag.chunking import ChunkSettings
 from rag.documents import Corpus
 from rag.errors import RagError
 from rag.index import Index
-from rag.search import SearchSettings
+from rag.search import Mode, SearchSettings
 from rag.vectors import VectorIndex
 from tests.rag.hash_embedder import HashEmbedder, make_corpus
 
@@ -138,9 +139,10 @@ def test_a_file_that_cannot_be_written_loses_nothing(
 
 
 def test_an_open_index_follows_what_another_syncs(made: Path, embedder: HashEmbedder) -> None:
-    with Index.open(made, embedder) as reader:
+    with Index.open(made, embedder) as reader, Index.open(made, HashEmbedder()) as writer:
         assert reader.search("cats", DENSE)[0].chunk.document_id == "cats.txt"
-        with Index.open(made, HashEmbedder()) as writer:
-            writer.sync(make_corpus({"lions.txt": "Words about cats that are lions."}))
-        for mode in ("dense", "lexical", "hybrid"):
-            assert [hit.chunk.document_id for hit in reader.search("cats", SearchSettings(mode))] == ["lions.txt"]
+        writer.sync(make_corpus({"lions.txt": "Words about cats that are lions.", "dull.txt": "Nothing of note."}))
+        for mode in get_args(Mode):
+            hits = reader.search("cats", SearchSettings(mode))
+            assert hits[0].chunk.document_id == "lions.txt"
+            assert hits == writer.search("cats", SearchSettings(mode))

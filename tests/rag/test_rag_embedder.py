@@ -1,0 +1,207 @@
+"""The sentence-transformers embedder, on a tiny random model that the test makes itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rag.embedder
+from rag.chunking import ChunkSettings
+from rag.embedder import SentenceTransformerEmbedder, choose_precision
+from rag.errors import RagRequestError
+from rag.index import Index
+from rag.search import SearchSettings
+from tests.rag.hash_embedder import make_corpus
+
+WORDS = ["the", "a", "cat", "dog", "ship", "tree", "eats", "sees", "sails", "query", "passage", "hello", "world"]
+
+
+def make_model(folder: Path, prompts: dict[str, str]) -> Path:
+    """A BERT of two layers with random weights and a WordPiece vocabulary of a few words and all letters."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    base = folder / "base"
+    BertModel(config).save_pretrained(base)
+    fast.save_pretrained(base)
+    transformer = Transformer(str(base), max_seq_length=48)
+    model = SentenceTransformer(
+        modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean")], prompts=prompts, device="cpu"
+    )
+    model.save(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("plain"), {})
+
+
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("prompted"), {"query": "query: ", "document": "passage: "})
+
+
+def test_vectors_are_unit_float32_rows_in_the_order_given(model: Path) -> None:
+    embedder = SentenceTransformerEmbedder.load(model, precision="fp32")
+    assert (embedder.name, embedder.dimension, embedder.max_tokens) == (str(model), 32, 48)
+    texts = [" ".join(WORDS[: number % 9 + 1]) for number in range(70)]
+    seen: list[tuple[int, int]] = []
+    rows = embedder.encode_passages(texts, lambda done, total: seen.append((done, total)))
+    assert rows.dtype == np.float32
+    assert rows.shape == (70, 32)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert seen == [(32, 70), (64, 70), (70, 70)]
+    for number in (0, 5, 69):
+        assert np.allclose(rows[number], embedder.encode_passages([texts[number]])[0], atol=1e-5)
+        assert np.allclose(rows[number], embedder.encode_queries([texts[number]])[0], atol=1e-5)
+    assert embedder.encode_passages([]).shape == embedder.encode_queries([]).shape == (0, 32)
+
+
+def test_tokens_are_counted_with_the_special_ones_and_nothing_is_cut(model: Path) -> None:
+    embedder = SentenceTransformerEmbedder.load(model, precision="fp32")
+    assert embedder.count_tokens(["", "hello world", "hello " * 500, "cats"]) == [2, 4, 502, 4]
+    assert embedder.count_tokens([]) == []
+    assert embedder.encode_passages(["hello " * 46]).shape == (1, 32)
+    with pytest.raises(RagRequestError, match=r"a passage has 49 tokens; .* reads at most 48"):
+        embedder.encode_passages(["hello", "hello " * 47])
+    assert embedder.encode_queries(["hello " * 47]).shape == (1, 32)
+
+
+def test_the_models_own_prompts_are_used(prompted: Path) -> None:
+    embedder = SentenceTransformerEmbedder.load(prompted, precision="fp32")
+    plain = SentenceTransformerEmbedder.load(prompted, precision="fp32")
+    plain.query_prompt = plain.passage_prompt = ""
+    assert (embedder.query_prompt, embedder.passage_prompt) == ("query: ", "passage: ")
+    assert embedder.count_tokens(["cat"]) == [5]
+    assert np.allclose(embedder.encode_passages(["cat"]), plain.encode_passages(["passage: cat"]), atol=1e-6)
+    assert np.allclose(embedder.encode_queries(["cat"]), plain.encode_queries(["query: cat"]), atol=1e-6)
+    assert not np.allclose(embedder.encode_queries(["cat"]), embedder.encode_passages(["cat"]), atol=1e-3)
+
+
+def test_bfloat16_gives_float32_unit_rows_too(model: Path) -> None:
+    embedder = SentenceTransformerEmbedder.load(model, precision="bf16")
+    rows = embedder.encode_passages(WORDS)
+    assert rows.dtype == np.float32
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    exact = SentenceTransformerEmbedder.load(model, precision="fp32").encode_passages(WORDS)
+    assert float((rows * exact).sum(axis=1).min()) > 0.99
+    assert embedder.precision_reason == "bfloat16: asked for"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "bfloat16", "reason"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx512_bf16 sse\n", True, "bfloat16: this CPU has AVX512-BF16"),
+        ("flags : avx512_bf16 amx_bf16\n", True, "bfloat16: this CPU has AMX-BF16"),
+        ("flags : fpu avx2 avx512_bf16x\n", False, "float32: this CPU does not compute in bfloat16"),
+        ("Features : asimd bf16\n", False, "float32: this CPU does not compute in bfloat16"),
+        (None, False, "float32: this CPU does not compute in bfloat16"),
+    ],
+)
+def test_auto_takes_bfloat16_where_the_cpu_computes_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, bfloat16: bool, reason: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(rag.embedder, "_CPUINFO", tmp_path / "cpuinfo")
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert choose_precision("auto") == (bfloat16, reason)
+    assert choose_precision("bf16") == (True, "bfloat16: asked for")
+    assert choose_precision("fp32") == (False, "float32: asked for")
+
+
+@pytest.mark.parametrize(("supported", "word"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_asks_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch, supported: bool, word: str) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: supported)
+    assert choose_precision("auto")[0] is supported
+    assert choose_precision("auto")[1].startswith(f"{word}: this GPU")
+
+
+def test_the_revision_of_a_folder_is_its_content(model: Path, prompted: Path, tmp_path: Path) -> None:
+    first = SentenceTransformerEmbedder.load(model)
+    assert first.revision == SentenceTransformerEmbedder.load(model, "other name").revision
+    assert first.revision.startswith("sha256:")
+    assert first.revision != SentenceTransformerEmbedder.load(prompted).revision
+    named = SentenceTransformerEmbedder.load(model, "mini", "abc")
+    assert (named.name, named.revision) == ("mini", "abc")
+
+
+def test_what_cannot_be_loaded_is_a_wrong_request(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn").mkdir()
+    for file in model.rglob("*"):
+        if file.is_file():
+            copy = tmp_path / "torn" / file.relative_to(model)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None])
+    for place in (tmp_path / "empty", tmp_path / "torn", tmp_path / "not there"):
+        with pytest.raises(RagRequestError, match=r"the embedder tiny cannot be loaded from .*safetensors"):
+            SentenceTransformerEmbedder.load(place, "tiny")
+    with pytest.raises(RagRequestError, match="precision is 'int4'"):
+        SentenceTransformerEmbedder.load(model, precision="int4")  # type: ignore[arg-type]
+
+
+def test_weights_that_are_pickled_are_refused(model: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    for file in model.rglob("*"):
+        if file.is_file() and file.suffix != ".safetensors":
+            copy = tmp_path / file.relative_to(model)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(RagRequestError, match=r"cannot be loaded.*\.safetensors"):
+        SentenceTransformerEmbedder.load(tmp_path)
+
+
+def test_an_index_from_end_to_end(model: Path, tmp_path: Path) -> None:
+    assert json.loads((model / "config_sentence_transformers.json").read_text())
+    embedder = SentenceTransformerEmbedder.load(model, precision="fp32")
+    texts = {"cat.md": "# Cat\nThe cat sees a tree.\n" * 9, "ship.md": "# Ship\n" + "The ship sails. " * 40}
+    with Index.create_or_open(tmp_path / "index", embedder, ChunkSettings(40, 8)) as index:
+        report = index.sync(make_corpus(texts))
+        assert all(chunk.tokens <= 40 for chunk in index.chunks())
+        assert report.embedded <= report.chunks
+        for mode in ("dense", "lexical", "hybrid"):
+            hits = index.search("the ship sails", SearchSettings(mode, 2))
+            assert hits[0].chunk.document_id == "ship.md"
+        index.verify()

@@ -1,0 +1,113 @@
+"""What a user reads when something fails: one sentence, the right exit code, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hfkit.artifact import DamagedArtifact
+from hfkit.errors import HfkitError, RequestError, WorkError
+from hfkit.failures import explain
+from rag.errors import RagError, RagRequestError
+
+
+def os_error(number: int, path: str | None = None) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+def chained(inner: Exception, outer: Exception) -> Exception:
+    try:
+        try:
+            raise inner
+        except Exception as error:
+            raise outer from error
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RequestError("x.yaml:3: wrong"), 2),
+        (WorkError("the loss is nan"), 1),
+        (HfkitError("something"), 1),
+        (DamagedArtifact("a file is missing"), 1),
+        (RagRequestError("there is no index"), 2),
+        (RagError("the index is damaged"), 1),
+    ],
+)
+def test_errors_raised_on_purpose_are_told_as_they_are(error: Exception, code: int) -> None:
+    explanation = explain(error)
+    assert (explanation.text, explanation.exit_code) == (str(error), code)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        os_error(errno.ENOSPC, "/x/model.safetensors"),
+        os_error(errno.EDQUOT),
+        chained(os_error(errno.ENOSPC), RuntimeError("[enforce fail at inline_container.cc] write failed")),
+        chained(os_error(errno.ENOSPC), RagError("the index cannot be written")),
+        chained(os_error(errno.ENOSPC), RequestError("the model cannot be loaded")),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        sqlite3.OperationalError("database or disk is full"),
+    ],
+    ids=repr,
+)
+def test_a_full_disk_is_known_in_whatever_it_is_wrapped(error: Exception) -> None:
+    explanation = explain(error)
+    assert "disk is full" in explanation.text and "kept" in explanation.text
+    assert explanation.exit_code == 1
+
+
+def test_a_full_disk_is_known_where_another_error_came_while_it_was_handled() -> None:
+    try:
+        try:
+            raise os_error(errno.ENOSPC)
+        except OSError:
+            raise ValueError("while cleaning up")  # noqa: B904
+    except ValueError as error:
+        assert "disk is full" in explain(error).text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore lines")],
+    ids=repr,
+)
+def test_out_of_memory_says_what_to_lower(error: Exception) -> None:
+    explanation = explain(error)
+    assert explanation.exit_code == 1
+    assert "train.micro_batch_size" in explanation.text and "evaluate.batch_size" in explanation.text
+    assert "\n" not in explanation.text
+
+
+def test_errors_of_the_system_name_the_file() -> None:
+    denied = explain(PermissionError(errno.EACCES, "Permission denied", "/x/runs/a"))
+    assert "/x/runs/a" in denied.text and "permission denied" in denied.text.lower() and denied.exit_code == 1
+    broken = explain(os_error(errno.EIO, "/x/train.parquet"))
+    assert broken.text == f"/x/train.parquet: {os.strerror(errno.EIO)}" and broken.exit_code == 1
+
+
+def test_an_error_of_the_system_without_a_file_does_not_name_one() -> None:
+    assert "None" not in explain(PermissionError(errno.EACCES, "Permission denied")).text
+    assert "None" not in explain(os_error(errno.EIO)).text
+
+
+FORESEEN = ("out of memory", "no space left on device", "os error 28", "database or disk is full")
+
+
+@given(text=st.text(), kind=st.sampled_from([ValueError, KeyError, RuntimeError, ZeroDivisionError, TypeError]))
+def test_any_other_error_is_one_line_that_names_itself_and_the_way_to_more(text: str, kind: type[Exception]) -> None:
+    error = kind(text)
+    if any(phrase in str(error).lower() for phrase in FORESEEN):
+        return
+    explanation = explain(error)
+    assert explanation.exit_code == 1
+    assert kind.__name__ in explanation.text and "--debug" in explanation.text
+    assert len(explanation.text.splitlines()) == 1

@@ -1,0 +1,361 @@
+"""The train stage on a tiny model: what it leaves does not depend on how a step is split, nor on when it was killed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from hfkit.errors import RequestError, WorkError
+from hfkit.recipe import TrainSection
+from hfkit.training import sft
+from hfkit.training.collation import TrainingRow
+from hfkit.training.sft import micro_batch_size, newest_whole_checkpoint
+
+if TYPE_CHECKING:
+    from tests.conftest import Cli, RecipeWriter, Started
+    from tests.training.conftest import Trained
+
+MakeRows = Callable[..., list[TrainingRow]]
+TrainOn = Callable[..., "Trained"]
+WeightsOf = Callable[[Path], dict[str, torch.Tensor]]
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        torch.testing.assert_close(
+            second[name], weight, atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    return max(float((second[name] - weight).abs().max()) for name, weight in first.items())
+
+
+# 21 rows: the last step of an epoch has five of the eight.
+@pytest.mark.parametrize("adapter", [{"rank": 4, "alpha": 8}, None], ids=["adapter", "all weights"])
+def test_the_weights_do_not_hang_on_the_micro_batch(
+    train_on: TrainOn, make_rows: MakeRows, adapter: dict[str, int] | None
+) -> None:
+    settings = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "warmup": 0.2}
+    trained = {
+        size: train_on(make_rows(21), model={"adapter": adapter}, train={**settings, "micro_batch_size": size})
+        for size in (1, 2, 8)
+    }
+    assert [run.result.steps for run in trained.values()] == [6, 6, 6]
+    assert [run.result.micro_batch_size for run in trained.values()] == [1, 2, 8]
+    for size in (2, 8):
+        assert_same(trained[1].weights, trained[size].weights, 1e-5)
+        assert [line["loss"] for line in trained[size].metrics] == pytest.approx(
+            [line["loss"] for line in trained[1].metrics], abs=1e-4
+        )
+    other = train_on(make_rows(21), model={"adapter": adapter}, train={**settings, "learning_rate": 2e-3})
+    assert distance(trained[1].weights, other.weights) > 1e-3, "training moves the weights by more than the tolerance"
+
+
+def test_the_first_loss_is_that_of_the_base_model(train_on: TrainOn, make_rows: MakeRows, tiny_model: Path) -> None:
+    """A new adapter adds nothing; one step over all rows sees the plain cross-entropy of their trained tokens."""
+    from transformers import AutoModelForCausalLM
+
+    rows = make_rows(8, seed=5)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    losses = []
+    with torch.no_grad():
+        for row in rows:
+            ids = torch.tensor([row["input_ids"]])
+            logits = model(input_ids=ids).logits[0].log_softmax(-1)
+            losses += [-float(logits[n - 1, ids[0, n]]) for n in range(row["prompt_length"], ids.shape[1])]
+    trained = train_on(rows, train={"epochs": 1, "batch_size": 8, "micro_batch_size": 2})
+    assert trained.metrics[0]["step"] == 1
+    assert trained.metrics[0]["loss"] == pytest.approx(sum(losses) / len(losses), abs=2e-4)
+
+
+@pytest.mark.parametrize(("adapter", "share"), [({"rank": 8, "alpha": 64}, 0.98), (None, 0.5)])
+def test_the_loss_falls(train_on: TrainOn, make_rows: MakeRows, adapter: dict[str, int] | None, share: float) -> None:
+    settings = {"epochs": 40, "batch_size": 8, "learning_rate": 2e-2, "schedule": "constant"}
+    trained = train_on(make_rows(8, seed=3), train=settings, model={"adapter": adapter})
+    losses = [line["loss"] for line in trained.metrics]
+    assert len(losses) == trained.result.steps == 40
+    assert losses[-1] < share * losses[0]
+    assert trained.result.loss == losses[-1]
+    assert trained.result.continued_from_step == 0
+    assert (trained.result.trained_parameters < trained.result.parameters) == (adapter is not None)
+    assert (trained.result.precision, trained.result.precision_reason) == ("fp32", "the recipe asks for it")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.0, 0.5, *(1 - n / 8 for n in range(8))]),
+        ("cosine", [0.0, 0.5, *(0.5 + 0.5 * math.cos(math.pi * n / 8) for n in range(8))]),
+    ],
+)
+def test_the_learning_rate_runs_as_the_recipe_says(
+    train_on: TrainOn, make_rows: MakeRows, schedule: str, rates: list[float]
+) -> None:
+    """Ten steps, two of which warm up."""
+    settings = {"epochs": 1, "batch_size": 2, "learning_rate": 1e-3, "warmup": 0.2, "schedule": schedule}
+    trained = train_on(make_rows(20), train=settings)
+    assert [line["learning_rate"] for line in trained.metrics] == pytest.approx([1e-3 * r for r in rates], abs=1e-9)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(train_on: TrainOn, make_rows: MakeRows) -> None:
+    settings = {"epochs": 1, "batch_size": 4}
+    adapter = {"adapter": {"dropout": 0.2}}
+    first, again, other = (
+        train_on(make_rows(12), seed=seed, train=settings, model=adapter).weights for seed in (7, 7, 8)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert distance(first, other) > 1e-3
+
+
+def test_what_is_left_is_the_adapter_and_its_tokenizer(train_on: TrainOn, make_rows: MakeRows) -> None:
+    trained = train_on(make_rows(8))
+    assert sorted(path.name for path in trained.folder.iterdir()) == ["adapter", "metrics.jsonl"]
+    left = {path.name for path in (trained.folder / "adapter").iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "chat_template.jinja"} <= left
+    assert not [name for name in left if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+
+
+def test_all_weights_are_trained_where_there_is_no_adapter(
+    train_on: TrainOn, make_rows: MakeRows, tiny_model: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    trained = train_on(make_rows(8), model={"adapter": None})
+    assert trained.result.trained_parameters == trained.result.parameters
+    before = load_file(tiny_model / "model.safetensors")
+    assert before.keys() == trained.weights.keys()
+    assert all(not torch.equal(before[name], weight) for name, weight in trained.weights.items())
+    assert {weight.dtype for weight in trained.weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_an_adapter_is_trained_on_quantised_weights(train_on: TrainOn, make_rows: MakeRows, quantization: str) -> None:
+    trained = train_on(make_rows(8), model={"quantization": quantization}, train={"epochs": 10, "learning_rate": 2e-2})
+    losses = [line["loss"] for line in trained.metrics]
+    assert losses[-1] < losses[0]
+    assert all(weight.isfinite().all() for weight in trained.weights.values())
+
+
+def test_quantised_weights_are_not_trained_themselves(train_on: TrainOn, make_rows: MakeRows) -> None:
+    with pytest.raises(RequestError, match=r"model\.quantization: .*give model\.adapter"):
+        train_on(make_rows(4), model={"quantization": "nf4", "adapter": None})
+
+
+def test_targets_are_adapted_and_no_others(train_on: TrainOn, make_rows: MakeRows) -> None:
+    trained = train_on(make_rows(4), model={"adapter": {"targets": ["q_proj", "down_proj"]}})
+    assert {name.split(".")[-3] for name in trained.weights} == {"q_proj", "down_proj"}
+
+
+@pytest.mark.parametrize("targets", [["nowhere"], ["model"], ["q_prj", "k_prj"]])
+def test_targets_that_are_not_there_are_refused(train_on: TrainOn, make_rows: MakeRows, targets: list[str]) -> None:
+    with pytest.raises(RequestError, match=r"model\.adapter\.targets"):
+        train_on(make_rows(4), model={"adapter": {"targets": targets}})
+
+
+def test_bfloat16_trains_an_adapter_that_is_kept_in_float32(train_on: TrainOn, make_rows: MakeRows) -> None:
+    trained = train_on(make_rows(8), model={"precision": "bf16"})
+    assert trained.result.precision == "bf16"
+    assert {weight.dtype for weight in trained.weights.values()} == {torch.float32}
+
+
+# The loss overflows at once. With the longer pause it would be logged for the first time after the last step.
+@pytest.mark.parametrize("log_steps", [1, 3, 100])
+def test_a_loss_that_is_no_number_stops_the_run(train_on: TrainOn, make_rows: MakeRows, log_steps: int) -> None:
+    settings = {"learning_rate": 1e30, "epochs": 4, "warmup": 0.0, "log_steps": log_steps, "schedule": "constant"}
+    with pytest.raises(WorkError, match=r"the loss is (nan|inf) at step \d+; lower train\.learning_rate"):
+        train_on(make_rows(16), model={"adapter": None}, train=settings)
+
+
+def test_a_model_that_cannot_choose_its_logits_is_refused(
+    train_on: TrainOn, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    plain = LlamaForCausalLM.forward
+
+    def forward(self: LlamaForCausalLM, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
+        return plain(self, input_ids=input_ids, attention_mask=attention_mask)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    with pytest.raises(RequestError, match=r"model\.base: .*logits_to_keep"):
+        train_on(make_rows(4))
+
+
+# Micro-batches.
+
+
+def section(**settings: object) -> TrainSection:
+    return TrainSection.model_validate(settings)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_micro_batch_is_the_largest_share_of_a_step_that_fits(
+    world: int, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sft, "_TOKENS_AT_ONCE_CPU", 1024)
+    monkeypatch.setattr(sft, "_TOKENS_AT_ONCE_GPU", 16384)
+    budget = 16384 if on_gpu else 1024
+    for batch in (1, 2, 6, 7, 8, 30, 32, 64):
+        for longest in (1, 100, 228, 1024, 5000):
+            if batch % world:
+                with pytest.raises(RequestError, match=rf"train\.batch_size: {batch} rows cannot be shared by {world}"):
+                    micro_batch_size(section(batch_size=batch), longest, world, on_gpu=on_gpu)
+                continue
+            chosen = micro_batch_size(section(batch_size=batch), longest, world, on_gpu=on_gpu)
+            a_rank = batch // world
+            assert a_rank % chosen == 0
+            assert chosen == 1 or chosen * longest <= budget
+            assert all(size * longest > budget for size in range(chosen + 1, a_rank + 1) if a_rank % size == 0)
+
+
+def test_a_micro_batch_of_the_recipe_is_taken_or_refused() -> None:
+    assert micro_batch_size(section(batch_size=12, micro_batch_size=4), 99999, 1, on_gpu=False) == 4
+    assert micro_batch_size(section(batch_size=12, micro_batch_size=3), 10, 2, on_gpu=True) == 3
+    for micro, world in ((5, 1), (24, 1), (4, 2)):
+        with pytest.raises(RequestError, match=r"train\.micro_batch_size: \d+ rows a process"):
+            micro_batch_size(section(batch_size=12, micro_batch_size=micro), 10, world, on_gpu=False)
+
+
+# Killed, and started again.
+
+
+def test_the_newest_checkpoint_that_was_finished(tmp_path: Path) -> None:
+    assert newest_whole_checkpoint(tmp_path / "none") is None
+    assert newest_whole_checkpoint(tmp_path) is None
+    for step in (2, 10, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text('{"global_step": 1}')
+    assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_st')
+    assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    (tmp_path / "checkpoint-9" / "trainer_state.json").unlink()
+    assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("")
+    assert newest_whole_checkpoint(tmp_path) is None
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-mine").mkdir()
+    with pytest.raises(WorkError, match="checkpoint-mine: not a checkpoint"):
+        newest_whole_checkpoint(tmp_path)
+
+
+SLOW = {
+    "epochs": 6,
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "learning_rate": 3e-3,
+    "save_steps": 3,
+    "log_steps": 1,
+}
+ONE_EPOCH = {**SLOW, "epochs": 1, "batch_size": 1, "micro_batch_size": 1}
+DROPOUT = {"adapter": {"rank": 4, "alpha": 8, "dropout": 0.3}}
+
+
+def workshop(workplace: Path, name: str) -> Path:
+    return workplace / "runs" / name / ".train.partial"
+
+
+def kill_when(started: Started, ready: Callable[[], bool], patiently: Callable[..., None]) -> None:
+    patiently(lambda: ready() or not started.running(), "the moment to kill")
+    assert started.running(), f"it ended too soon: {started.wait()}"
+    started.kill()
+    assert started.wait().code == -9
+
+
+@pytest.mark.parametrize(
+    ("adapter", "train"),
+    [(DROPOUT, SLOW), ({"adapter": None}, SLOW), (DROPOUT, ONE_EPOCH)],
+    ids=["adapter with dropout", "all weights", "one epoch"],
+)
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
+    cli: Cli,
+    tiny_recipe: RecipeWriter,
+    workplace: Path,
+    patiently: Callable[..., None],
+    weights_of: WeightsOf,
+    adapter: dict[str, object],
+    train: dict[str, object],
+) -> None:
+    """Killed twice: after its second checkpoint, and while it writes a later one. Bit for bit the same."""
+    whole = cli("train", tiny_recipe("whole.yaml", name="whole", model=adapter, train=train, evaluate=None))
+    assert whole.code == 0, whole.err
+    recipe = tiny_recipe("killed.yaml", name="killed", model=adapter, train=train, evaluate=None)
+    checkpoints = workshop(workplace, "killed") / ".checkpoints"
+
+    kill_when(
+        cli.start("train", recipe),
+        lambda: newest_step(checkpoints) >= 6,
+        patiently,
+    )
+    assert not (workplace / "runs" / "killed" / "train").exists()
+    reached = newest_step(checkpoints)
+    kill_when(
+        cli.start("train", recipe),
+        lambda: any(int(path.name.rsplit("-")[-1]) > reached + 2 for path in checkpoints.glob("checkpoint-*")),
+        patiently,
+    )
+    done = cli("train", recipe, "--json")
+    assert done.code == 0, done.err
+    assert "continuing from step" in done.err
+
+    assert_identical(
+        weights_of(workplace / "runs" / "whole" / "train"), weights_of(workplace / "runs" / "killed" / "train")
+    )
+    lines = [metrics_of(workplace / "runs" / name / "train") for name in ("whole", "killed")]
+    assert [line["step"] for line in lines[1]] == list(range(1, len(lines[0]) + 1)), "each step is logged once"
+    assert [line["loss"] for line in lines[1]] == [line["loss"] for line in lines[0]]
+
+
+def newest_step(checkpoints: Path) -> int:
+    """Of a checkpoint that counts as whole; the trainer removes old ones while we look."""
+    try:
+        newest = newest_whole_checkpoint(checkpoints)
+    except FileNotFoundError:
+        return 0
+    return 0 if newest is None else int(newest.name.rsplit("-")[-1])
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_identical(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    different = {name: float((first[name] - second[name]).abs().max()) for name in first}
+    assert all(torch.equal(first[name], second[name]) for name in first), different
+
+
+def test_a_torn_checkpoint_is_passed_over(
+    cli: Cli, tiny_recipe: RecipeWriter, workplace: Path, patiently: Callable[..., None], weights_of: WeightsOf
+) -> None:
+    """What a power cut may leave of the newest checkpoint: a state that was never finished."""
+    whole = cli("train", tiny_recipe("whole.yaml", name="whole", model=DROPOUT, train=SLOW, evaluate=None))
+    assert whole.code == 0, whole.err
+    recipe = tiny_recipe("killed.yaml", name="killed", model=DROPOUT, train=SLOW, evaluate=None)
+    checkpoints = workshop(workplace, "killed") / ".checkpoints"
+    kill_when(cli.start("train", recipe), lambda: newest_step(checkpoints) >= 9, patiently)
+    newest = newest_whole_checkpoint(checkpoints)
+    assert newest is not None
+    state = newest / "trainer_state.json"
+    state.write_bytes(state.read_bytes()[:100])
+    done = cli("train", recipe)
+    assert done.code == 0, done.err
+    assert f"continuing from step {newest_before(newest)}" in done.err
+    assert_identical(
+        weights_of(workplace / "runs" / "whole" / "train"), weights_of(workplace / "runs" / "killed" / "train")
+    )
+
+
+def newest_before(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-")[-1]) - 3
