@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 # Before any library reads them. One thread: the models are tiny, and forked processes must find no thread pools.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -93,8 +93,12 @@ class Done:
 
     @property
     def document(self) -> Any:
-        """The one JSON document on standard output, and nothing else there."""
-        return json.loads(self.out)
+        """The one JSON document on standard output, and nothing else there. NaN is no JSON."""
+        return json.loads(self.out, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 class Started(Protocol):

@@ -243,6 +243,18 @@ def test_a_stage_that_fails_leaves_its_older_artifact_untouched(
     assert name not in made_now(run(recipe))
 
 
+def test_an_index_that_fails_over_an_older_one_does_not_count_as_whole(
+    tiny_recipe: RecipeWriter, toy_stages: Toys
+) -> None:
+    """It changes its folder in place: from the first change on the older marker would be a lie."""
+    recipe = tiny_recipe()
+    run(recipe)
+    toy_stages.failing = "index"
+    with pytest.raises(WorkError):
+        run(recipe, "rag.chunk.tokens=80")
+    assert read_artifact(run_folder(recipe) / "index") is None
+
+
 @pytest.mark.parametrize("wanted", ALL)
 def test_one_stage_brings_up_what_it_needs_and_nothing_else(
     tiny_recipe: RecipeWriter, toy_stages: Toys, wanted: StageName
@@ -570,17 +582,17 @@ def test_an_interrupt_says_one_thing_and_keeps_what_is_finished(
     assert outcome(finished) == expected
 
 
-def test_a_cold_process_is_killed_and_interrupted_like_a_warm_one(
-    finished: Path, cold_cli: Cli, patiently: Callable[..., None]
+def test_a_cold_process_is_interrupted_like_a_warm_one(
+    finished: Path, cold_cli: Cli, cli: Cli, patiently: Callable[..., None]
 ) -> None:
-    """The same once through `python -m hfkit` itself: SIGTERM while it trains, then a run to the end."""
+    """The same once through `python -m hfkit` itself: SIGTERM while it trains."""
     expected = outcome(finished)
     shutil.rmtree(run_folder(finished) / "train")
     started = in_training(cold_cli, finished, patiently, 2)
     started.kill(signal.SIGTERM)
     done = started.wait()
     assert done.code == 1 and "Traceback" not in done.err and "interrupted" in done.err.splitlines()[-1]
-    done = cold_cli("run", finished, "--json")
+    done = cli("run", finished, "--json")
     assert done.code == 0, done.err
     assert done.document["stages"]["train"]["result"]["continued_from_step"] >= 2
     assert outcome(finished) == expected

@@ -28,8 +28,8 @@ CHECKPOINTS = ".checkpoints"
 METRICS = "metrics.jsonl"
 
 # Tokens that one forward and backward pass may hold: what fills the cores or the GPU, and what memory allows. On a CPU,
-# 2,400 tokens of a 135M model take about 3 GiB and passes half as large are a third slower.
-_TOKENS_AT_ONCE_CPU = 2400
+# 2,000 tokens of a 135M model take about 3 GiB and passes half as large are a third slower.
+_TOKENS_AT_ONCE_CPU = 2048
 _TOKENS_AT_ONCE_GPU = 16384
 
 

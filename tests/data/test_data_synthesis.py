@@ -174,6 +174,9 @@ def test_a_row_is_true_to_its_passages(
         assert len({(passage.headings, passage.text) for passage in passages}) == len(passages)
         assert all(texts[flat(passage.text)] in allowed for passage in passages)
         holders = [passage.number for passage in passages if flat(question.quote) in flat(passage.text)]
+        # Another part of the section that answers might answer too.
+        section_of_question = " > ".join(question.chunk.heading_path)
+        assert [p.number for p in passages if p.headings == section_of_question] == holders
         reply = row.messages[2].content
         if row.grounding.gold is None:
             assert reply == ABSTENTION
