@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hfkit.manifest import describe_hardware, package_versions
+from hfkit.environment import describe_hardware, package_versions
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,7 +34,9 @@ class Goal:
     holds: bool
 
 
-def report(benchmark: str, results: Sequence[Result], goals: Sequence[Goal], *, as_json: bool, keep: bool = True) -> None:
+def report(
+    benchmark: str, results: Sequence[Result], goals: Sequence[Goal], *, as_json: bool, keep: bool = True
+) -> None:
     """Print the results, and keep them as `results/BENCHMARK-DEVICE.json` unless it was a quick run."""
     hardware = describe_hardware()
     document = {

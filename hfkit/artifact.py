@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from hfkit.environment import Environment
 from hfkit.errors import WorkError
 
 MARKER = "artifact.json"
@@ -43,6 +44,7 @@ class Artifact(BaseModel):
     finished: str
     seconds: float
     peak_memory_bytes: int
+    environment: Environment
     result: dict[str, JsonValue]
 
 
@@ -91,8 +93,10 @@ def read_artifact(folder: Path) -> Artifact | None:
 def _check(path: Path, record: FileRecord) -> None:
     try:
         stat = path.stat()
-    except FileNotFoundError as error:
-        raise DamagedArtifact(f"{path} is missing") from error
+    except OSError as error:
+        raise DamagedArtifact(f"{path} is missing ({error.strerror})") from error
+    if not path.is_file():
+        raise DamagedArtifact(f"{path} is damaged: it is no file")
     if stat.st_size != record.bytes:
         raise DamagedArtifact(f"{path} is damaged: it has {stat.st_size} bytes, {record.bytes} were written")
     if stat.st_mtime_ns != record.mtime_ns and file_sha256(path) != record.sha256:

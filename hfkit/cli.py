@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NoReturn
 
 from hfkit import __version__
 from hfkit.failures import explain
+from hfkit.output import say
 
 EXIT_CODES = "exit codes: 0 done; 1 the work failed or a gate was not met; 2 the request was wrong"
 
@@ -71,26 +71,36 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = _parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    # Threads that spin while they wait slow a training step down tenfold as soon as anything else wants a core: a
+    # browser is enough. It must be said before the first library that uses OpenMP is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code: int = import_module(parsed.module).run(parsed)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output (`| head`) has seen enough; Python must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
-        print("hfkit: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        say("hfkit: interrupted; what was finished is kept, the same command goes on from there")
         return 1
     # The one place where everything is caught: a user reads a sentence, --debug shows the traceback.
     except Exception as error:
         if parsed.debug:
             raise
         explanation = explain(error)
-        print(f"hfkit: {explanation.text}", file=sys.stderr)
+        say(f"hfkit: {explanation.text}")
         return explanation.exit_code
     return code
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes no more of the overrides once an option stood between them, so what it leaves is added here."""
+    parser = build_parser()
+    parsed, left = parser.parse_known_args(arguments)
+    unknown = [argument for argument in left if argument.startswith("-") or "=" not in argument]
+    if unknown or (left and "overrides" not in parsed):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or left)}")
+    if left:
+        parsed.overrides += left
+    return parsed
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from hfkit.errors import HfkitError
+from hfkit.errors import HfkitError, RequestError
 from rag.errors import RagError, RagRequestError
+
+_FULL_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ def explain(error: Exception) -> Explanation:
             1,
         )
     if isinstance(error, PermissionError):
-        return Explanation(f"{error.filename}: permission denied; check who owns it", 1)
+        return Explanation(f"{error.filename or 'a file'}: permission denied; check who owns it", 1)
     if isinstance(error, OSError) and error.filename:
         return Explanation(f"{error.filename}: {error.strerror}", 1)
     return Explanation(
@@ -52,7 +56,11 @@ def _disk_is_full(error: BaseException) -> bool:
             return True
         if any(text in str(cause) for text in ("No space left on device", "os error 28", "database or disk is full")):
             return True
-    return False
+    from hfkit.run import RUNS
+
+    # Some say nothing of the disk ("disk I/O error", "iostream error"), so the disk itself is asked.
+    place = RUNS if RUNS.exists() else Path()
+    return not isinstance(error, (RequestError, RagRequestError)) and shutil.disk_usage(place).free < _FULL_BYTES
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from hfkit.errors import RequestError
 from hfkit.models.embedded import PREFIX, embedded_model
 from hfkit.models.loading import locate
 from hfkit.progress import Progress
@@ -55,6 +56,8 @@ def run_index(context: StageContext) -> IndexResult:
     corpus = load_corpus(recipe.rag.documents)
     for skipped in corpus.skipped:
         context.progress.say(f"  not indexed: {skipped.source}: {skipped.reason}")
+    if not corpus.documents:
+        raise RequestError("rag.documents: none of the documents can be read; the lines above say why of each")
     embedder = load_embedder(recipe.rag.embedder, recipe.rag.revision)
     context.progress.say(f"  embedder: {embedder.precision_reason}")
     settings = _chunk_settings(recipe.rag.chunk)

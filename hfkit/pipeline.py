@@ -18,6 +18,7 @@ from hfkit.artifact import (
     write_artifact,
     write_whole,
 )
+from hfkit.environment import describe_environment
 from hfkit.measure import Measure
 from hfkit.progress import Progress
 from hfkit.recipe import Recipe, dump_recipe
@@ -51,10 +52,11 @@ def run_stages(recipe: Recipe, wanted: Sequence[StageName], progress: Progress) 
             artifact = _still_good(run, stage, fingerprint, progress)
             if artifact is None:
                 outcomes[name] = StageOutcome(_make(run, stage, fingerprint, progress), made_now=True)
-                run.write_manifest({name: outcome.artifact for name, outcome in outcomes.items()})
+                run.write_manifest()
             else:
                 progress.say(f"{name}: nothing changed, kept")
                 outcomes[name] = StageOutcome(artifact, made_now=False)
+        run.write_manifest()
     return outcomes
 
 
@@ -96,6 +98,7 @@ def _make(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artif
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(cost.seconds, 3),
         peak_memory_bytes=cost.peak_memory_bytes,
+        environment=describe_environment(),
         result=result.model_dump(mode="json"),
     )
     write_artifact(folder, artifact)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,8 @@ from hfkit.errors import RequestError
 from hfkit.models.embedded import PREFIX, cached_folder, embedded_model
 from hfkit.recipe import PathSource, Recipe
 from hfkit.run import RUNS, Run
-from hfkit.stages import STAGES, wanted_stages
+from hfkit.stage import StageName
+from hfkit.stages import STAGES, closure, wanted_stages
 from rag.documents import fingerprint_sources
 from rag.errors import RagRequestError
 
@@ -34,23 +36,34 @@ class Finding:
     text: str
 
 
-def check(recipe: Recipe) -> list[Finding]:
-    """What can be said about `recipe` on this machine. A recipe with an `error` would fail if it ran now."""
+def check(recipe: Recipe, stages: Sequence[StageName] | None = None) -> list[Finding]:
+    """What can be said on this machine about running `stages` of `recipe`, by default all that it names.
+
+    A recipe with a finding of severity `error` would fail if it ran now.
+    """
+    wanted = wanted_stages(recipe) if stages is None else closure(stages, recipe)
     findings = []
-    if recipe.model is not None:
+    if recipe.model is not None and set(wanted) - {"index"}:
         findings.append(_model("model.base", recipe.model.base))
         if recipe.model.chat_template is not None:
             findings.append(_template(recipe.model.chat_template))
-    if recipe.rag is not None:
-        findings.append(_model("rag.embedder", recipe.rag.embedder))
+    if recipe.rag is not None and "index" in wanted:
+        findings.append(_embedder("rag.embedder", recipe.rag.embedder))
         findings.append(_documents(recipe.rag.documents))
-    if recipe.data is not None:
+    if recipe.data is not None and "data" in wanted:
         findings += [_source(n, s.path) for n, s in enumerate(recipe.data.sources) if isinstance(s, PathSource)]
     if recipe.train is not None and recipe.train.micro_batch_size != "auto":
         findings.append(_micro_batches(recipe.train.batch_size, recipe.train.micro_batch_size))
     findings.append(_disk())
-    findings += _stages(recipe)
+    findings += _stages(recipe, wanted)
     return findings
+
+
+def require_ready(recipe: Recipe, stages: Sequence[StageName]) -> None:
+    """Raises RequestError with every error that `check` finds, so that no hour is spent before the last shows."""
+    errors = [finding for finding in check(recipe, stages) if finding.severity == "error"]
+    if errors:
+        raise RequestError("\n".join(f"{error.key}: {error.text}" for error in errors))
 
 
 def _model(key: str, reference: str) -> Finding:
@@ -74,6 +87,17 @@ def _model(key: str, reference: str) -> Finding:
     return _hub_model(key, reference)
 
 
+def _embedder(key: str, reference: str) -> Finding:
+    folder = Path(reference)
+    if not folder.is_dir():
+        return _model(key, reference)
+    if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+        return Finding(key, "error", f"{reference} holds neither modules.json nor config.json, so it is no embedder")
+    if not any(folder.rglob("*.safetensors")):
+        return Finding(key, "error", f"{reference} holds no safetensors weights; other formats are not loaded")
+    return Finding(key, "ok", f"{reference} is a local embedder")
+
+
 def _hub_model(key: str, reference: str) -> Finding:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -86,7 +110,12 @@ def _hub_model(key: str, reference: str) -> Finding:
     if cached:
         return Finding(key, "ok", f"{reference} is in the Hub's cache")
     if HF_HUB_OFFLINE:
-        return Finding(key, "error", f"{reference} is not in the Hub's cache and HF_HUB_OFFLINE is set")
+        return Finding(
+            key,
+            "error",
+            f"{reference} is not in the Hub's cache and HF_HUB_OFFLINE is set; unset it once so that the model can be "
+            "fetched, or use a local folder or an embedded model",
+        )
     return Finding(key, "note", f"{reference} will be fetched from the Hub")
 
 
@@ -130,11 +159,11 @@ def _disk() -> Finding:
     return Finding("runs", "ok" if free >= _LEAST_FREE_BYTES else "note", text)
 
 
-def _stages(recipe: Recipe) -> list[Finding]:
+def _stages(recipe: Recipe, stages: Sequence[StageName]) -> list[Finding]:
     """Which stages have a whole artifact. Whether their inputs changed is decided by `run`, which reads them."""
     run = Run(recipe)
     findings = []
-    for name in wanted_stages(recipe):
+    for name in stages:
         try:
             artifact = read_artifact(run.finished(name))
         except DamagedArtifact as error:

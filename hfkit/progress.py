@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from hfkit.output import say
+
 Update = Callable[[int, int], None]
 """Called with what is done and the total."""
 
@@ -25,7 +27,7 @@ class Progress:
         """A line to the user and to the log."""
         _LOG.info(text)
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     @contextmanager
     def bar(self, label: str) -> Iterator[Update]:
@@ -76,4 +78,4 @@ class _Lines:
         if done < total and now - self.last < self.seconds_between:
             return
         self.last = now
-        print(f"  {self.label}: {done} of {total} after {now - self.started:.0f} s", file=sys.stderr, flush=True)
+        say(f"  {self.label}: {done} of {total} after {now - self.started:.0f} s")

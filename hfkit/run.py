@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfkit.artifact import Artifact, read_artifact, write_whole
+from hfkit.artifact import Artifact, DamagedArtifact, read_artifact, write_whole
 from hfkit.errors import RequestError, WorkError
-from hfkit.manifest import describe_run
+from hfkit.manifest import Manifest
 from hfkit.recipe import Recipe, dump_recipe
-from hfkit.stage import Stage, StageName
+from hfkit.stage import STAGE_NAMES, Stage, StageName
 
 RUNS = Path("runs")
 RECIPE = "recipe.yaml"
@@ -63,8 +63,21 @@ class Run:
     def write_recipe(self) -> None:
         write_whole(self.folder / RECIPE, dump_recipe(self.recipe))
 
-    def write_manifest(self, artifacts: dict[str, Artifact]) -> None:
-        write_whole(self.folder / MANIFEST, describe_run(self.recipe.seed, artifacts).model_dump_json(indent=2) + "\n")
+    def write_manifest(self) -> None:
+        """Say in `manifest.json` which stages are whole, and leave it alone where it says so already."""
+        stages = {}
+        for name in STAGE_NAMES:
+            try:
+                artifact = read_artifact(self.finished(name))
+            except DamagedArtifact:
+                continue
+            if artifact is not None:
+                stages[name] = artifact
+        manifest = Manifest(recipe=self.recipe.name, seed=self.recipe.seed, stages=stages)
+        text = manifest.model_dump_json(indent=2) + "\n"
+        path = self.folder / MANIFEST
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            write_whole(path, text)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

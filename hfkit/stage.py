@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, JsonValue
 
@@ -13,6 +13,7 @@ from hfkit.progress import Progress
 from hfkit.recipe import Recipe
 
 StageName = Literal["index", "data", "train", "evaluate"]
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 
 
 @dataclass(frozen=True, slots=True)

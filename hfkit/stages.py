@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
 
-from hfkit.artifact import file_sha256
+from hfkit.artifact import file_sha256, fingerprint_of
 from hfkit.models.embedded import PREFIX, embedded_model
 from hfkit.recipe import PathSource, Recipe, SynthesizeSource
 from hfkit.stage import Stage, StageContext, StageName
@@ -51,9 +52,14 @@ def _evaluate_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
 
 
 def _model_identity(reference: str, revision: str | None) -> str:
+    """What `reference` stands for now. A folder is told by its files' names, sizes and times: weights are large."""
     if reference.startswith(PREFIX):
         return f"{reference}@{embedded_model(reference).revision}"
-    return f"{reference}@{revision}"
+    folder = Path(reference)
+    if not folder.is_dir():
+        return f"{reference}@{revision}"
+    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return fingerprint_of({str(path.relative_to(folder)): [s.st_size, s.st_mtime_ns] for path, s in files})
 
 
 def _synthesises(recipe: Recipe) -> bool:
@@ -107,7 +113,7 @@ def wanted_stages(recipe: Recipe) -> tuple[StageName, ...]:
     return closure([name for name in _ORDER_OF_WISHES if sections[name] is not None], recipe)
 
 
-def closure(wanted: list[StageName], recipe: Recipe) -> tuple[StageName, ...]:
+def closure(wanted: Sequence[StageName], recipe: Recipe) -> tuple[StageName, ...]:
     """`wanted` and all that they need, each after its needs."""
     ordered: list[StageName] = []
 

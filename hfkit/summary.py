@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from hfkit.evaluation.result import TITLES, EvaluateResult, GateResult
+from hfkit.output import emit
 from hfkit.pipeline import StageOutcome
 from hfkit.run import Run
 from hfkit.stage import StageName
@@ -48,27 +49,36 @@ def failed_gates(outcomes: Outcomes) -> list[GateResult]:
 
 def print_summary(run: Run, outcomes: Outcomes) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     # Off a terminal (a log, CI) there is no width to fit, so nothing need be wrapped or cut.
     if not console.is_terminal:
-        console.width = 120
-    stages = Table(title=f"run {run.folder.as_posix()}", title_justify="left")
-    for heading, justify in (("stage", "left"), ("", "left"), ("seconds", "right"), ("peak memory", "right")):
-        stages.add_column(heading, justify="right" if justify == "right" else "left")
+        console.width = 132
+    with console.capture() as captured:
+        console.print(_stages_table(run, outcomes))
+        if all(not outcome.made_now for outcome in outcomes.values()):
+            console.print("Nothing to do: every stage is up to date with the recipe and its inputs.")
+        result = _evaluated(outcomes)
+        if result is not None:
+            console.print(_comparison_table(result))
+            for gate in result.gates:
+                console.print(f"gate {'met' if gate.holds else 'NOT MET'}: {gate.gate}", markup=False, highlight=False)
+    emit(captured.get().rstrip("\n"))
+
+
+def _stages_table(run: Run, outcomes: Outcomes) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"run {run.folder.as_posix()}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("")
+    table.add_column("seconds", justify="right")
+    table.add_column("peak memory", justify="right")
     for name, outcome in outcomes.items():
         artifact = outcome.artifact
         done = "made now" if outcome.made_now else "nothing changed, kept"
-        stages.add_row(name, done, f"{artifact.seconds:.1f}", f"{artifact.peak_memory_bytes / 2**30:.2f} GiB")
-    console.print(stages)
-    if all(not outcome.made_now for outcome in outcomes.values()):
-        console.print("Nothing to do: every stage is up to date with the recipe and its inputs.")
-    result = _evaluated(outcomes)
-    if result is not None:
-        console.print(_comparison_table(result))
-        for gate in result.gates:
-            console.print(f"gate {'met' if gate.holds else 'NOT MET'}: {gate.gate}", markup=False, highlight=False)
+        table.add_row(name, done, f"{artifact.seconds:.1f}", f"{artifact.peak_memory_bytes / 2**30:.2f} GiB")
+    return table
 
 
 def _comparison_table(result: EvaluateResult) -> Table:

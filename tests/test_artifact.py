@@ -28,6 +28,7 @@ from hfkit.artifact import (
     write_artifact,
     write_whole,
 )
+from hfkit.environment import describe_environment
 
 NAMES = st.text("abcxyz0189_-", min_size=1, max_size=8)
 TREES = st.dictionaries(
@@ -36,6 +37,8 @@ TREES = st.dictionaries(
     min_size=1,
     max_size=5,
 )
+
+ENVIRONMENT = describe_environment()
 
 
 def make(folder: Path, files: dict[str, bytes]) -> Artifact:
@@ -50,6 +53,7 @@ def make(folder: Path, files: dict[str, bytes]) -> Artifact:
         finished="2026-01-01T00:00:00+00:00",
         seconds=1.5,
         peak_memory_bytes=1000,
+        environment=ENVIRONMENT,
         result={"rows": 3, "names": ["ä", "b"]},
     )
     write_artifact(folder, artifact)

@@ -51,6 +51,7 @@ def test_errors_raised_on_purpose_are_told_as_they_are(error: Exception, code: i
     [
         os_error(errno.ENOSPC, "/x/model.safetensors"),
         os_error(errno.EDQUOT),
+        OSError(errno.ENOSPC, "Auf dem Gerät ist kein Speicherplatz mehr verfügbar"),
         chained(os_error(errno.ENOSPC), RuntimeError("[enforce fail at inline_container.cc] write failed")),
         chained(os_error(errno.ENOSPC), RagError("the index cannot be written")),
         chained(os_error(errno.ENOSPC), RequestError("the model cannot be loaded")),

@@ -28,8 +28,8 @@ from pydantic import BaseModel
 
 import hfkit.run
 from hfkit.artifact import read_artifact
+from hfkit.environment import describe_environment
 from hfkit.errors import WorkError
-from hfkit.manifest import describe_run
 from hfkit.pipeline import StageOutcome, run_stages
 from hfkit.progress import Progress
 from hfkit.recipe import load_recipe
@@ -76,12 +76,12 @@ def toys_in_place() -> Iterator[Toys]:
     """What surrounds a stage and costs more than a toy's work is left out: collecting the garbage of the libraries that
     other tests have imported, and asking git and the installed packages for the manifest."""
     toys = Toys()
-    described = describe_run(7, {})
+    described = describe_environment()
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
         for name, stage in tuple(STAGES.items()):
             patch.setitem(STAGES, name, replace(stage, run=toys.work))  # type: ignore[arg-type]
-        patch.setattr(hfkit.run, "describe_run", lambda seed, stages: described.model_copy(update={"stages": stages}))
+        patch.setattr(hfkit.pipeline, "describe_environment", lambda: described)
         yield toys
     gc.unfreeze()
 
@@ -524,6 +524,8 @@ def test_training_killed_after_a_checkpoint_goes_on_from_it(
     assert done.code == 0, done.err
     assert done.document["stages"]["train"]["result"]["continued_from_step"] == step
     assert f"continuing from step {step}" in done.err
+    # And it did go on from there: from the start it would come to the same weights.
+    assert next(line for line in done.err.splitlines() if "training: " in line).startswith(f"  training: {step} of 10")
     assert outcome(finished) == expected
 
 

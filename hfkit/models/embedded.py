@@ -109,6 +109,8 @@ def fetch(model: EmbeddedModel) -> Path:
     with _only_one(folder):
         if folder.is_dir():
             return folder
+        for abandoned in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(abandoned)
         room = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             unpacked = room / "unpacked"

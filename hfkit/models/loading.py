@@ -96,6 +96,7 @@ def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple
             dtype=torch.float32 if master_weights else precision.dtype,
             use_safetensors=True,
             quantization_config=quantization,
+            device_map={"": torch.cuda.current_device()} if torch.cuda.is_available() else None,
         )
     # Sampling settings shipped with a checkpoint would contradict greedy decoding and warn at every call.
     model.generation_config.temperature = None

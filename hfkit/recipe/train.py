@@ -17,9 +17,9 @@ class TrainSection(Section):
     epochs: Annotated[float, Gt(0)] = Field(
         default=1.0, description="Passes over the training rows; fractions are allowed."
     )
-    batch_size: Annotated[int, Ge(1)] = Field(default=8, description="Rows an optimiser step, over all ranks together.")
+    batch_size: Annotated[int, Ge(1)] = Field(default=8, description="Rows an optimiser step.")
     micro_batch_size: Literal["auto"] | Annotated[int, Ge(1)] = Field(
-        default="auto", description="Rows one rank computes at once; changes memory and speed, never the result."
+        default="auto", description="Rows that are computed at once; changes memory and speed, never the result."
     )
     learning_rate: Annotated[float, Gt(0)] = Field(default=5e-4, description="Peak learning rate of the optimiser.")
     schedule: Literal["linear", "cosine", "constant"] = Field(

@@ -61,7 +61,7 @@ def train(context: StageContext) -> TrainResult:
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
     from hfkit.training.collation import CollateTrainedPositions
-    from hfkit.training.trainer import TrainedPositionsTrainer, WatchTraining, trained_token_loss
+    from hfkit.training.trainer import TrainedPositionsTrainer, WatchTraining, require_finite, trained_token_loss
 
     recipe = context.recipe
     assert recipe.model is not None and recipe.train is not None
@@ -75,13 +75,12 @@ def train(context: StageContext) -> TrainResult:
     with quiet_libraries():
         dataset = open_dataset(context.upstream["data"] / TRAIN, context.folder / ".cache")
     on_gpu = torch.cuda.is_available()
-    world_size = _world_size()
-    micro_batch = micro_batch_size(settings, max(dataset["length"]), world_size, on_gpu=on_gpu)
+    micro_batch = micro_batch_size(settings, max(dataset["length"]), on_gpu=on_gpu)
     arguments = TrainingArguments(
         output_dir=str(context.folder / CHECKPOINTS),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=settings.batch_size // world_size // micro_batch,
+        gradient_accumulation_steps=settings.batch_size // micro_batch,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
         warmup_steps=settings.warmup,
@@ -89,8 +88,6 @@ def train(context: StageContext) -> TrainResult:
         weight_decay=0.0,
         bf16=precision.precision == "bf16",
         use_cpu=not on_gpu,
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
         save_steps=settings.save_steps,
@@ -98,10 +95,12 @@ def train(context: StageContext) -> TrainResult:
         logging_steps=settings.log_steps,
         logging_nan_inf_filter=False,
         seed=recipe.seed,
-        data_seed=recipe.seed,
         report_to="none",
         disable_tqdm=True,
     )
+    # One process uses one GPU: torch's DataParallel would cut the index of kept positions into pieces.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
     with context.progress.bar("training") as update, quiet_libraries(), _inputs_left_in_bf16(model, precision):
         trainer = TrainedPositionsTrainer(
             model=model,
@@ -109,18 +108,20 @@ def train(context: StageContext) -> TrainResult:
             train_dataset=dataset,
             data_collator=CollateTrainedPositions(pad_id=int(tokenizer.pad_token_id)),
             compute_loss_func=trained_token_loss,
-            callbacks=[WatchTraining(update, context.progress, context.folder / METRICS)],
+            callbacks=[WatchTraining(update, context.folder / METRICS)],
         )
         # It would print every log line to standard output, which belongs to --json.
         trainer.remove_callback(PrinterCallback)
         checkpoint = newest_whole_checkpoint(context.folder / CHECKPOINTS)
         if checkpoint is not None:
             context.progress.say(f"  continuing from step {_step(checkpoint)}")
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    # Steps after the last line of the log have been seen by nobody yet.
+    require_finite(output.training_loss, trainer.state.global_step)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     result = TrainResult(
         steps=trainer.state.global_step,
-        loss=losses[-1] if losses else float(trainer.state.log_history[-1]["train_loss"]),
+        loss=losses[-1] if losses else output.training_loss,
         micro_batch_size=micro_batch,
         precision=precision.precision,
         precision_reason=precision.reason,
@@ -128,10 +129,9 @@ def train(context: StageContext) -> TrainResult:
         parameters=sum(p.numel() for p in model.parameters()),
         continued_from_step=0 if checkpoint is None else _step(checkpoint),
     )
-    if trainer.is_world_process_zero():
-        tokenizer.save_pretrained(save_tuned(model, context.folder))
-        shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
-        shutil.rmtree(context.folder / ".cache", ignore_errors=True)
+    tokenizer.save_pretrained(save_tuned(model, context.folder))
+    shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(context.folder / ".cache", ignore_errors=True)
     return result
 
 
@@ -165,28 +165,22 @@ def _inputs_left_in_bf16(model: PreTrainedModel, precision: Resolved) -> Abstrac
     return nullcontext()
 
 
-def _world_size() -> int:
-    from accelerate import PartialState
-
-    return int(PartialState().num_processes)
-
-
-def micro_batch_size(settings: TrainSection, longest: int, world_size: int, *, on_gpu: bool) -> int:
-    """Rows that one rank computes at once: the recipe's, or the largest divisor whose tokens fit the budget above.
+def micro_batch_size(settings: TrainSection, longest: int, *, on_gpu: bool) -> int:
+    """Rows that are computed at once: the recipe's, or the largest divisor of a step whose tokens fit the budget above.
 
     Raises:
-        RequestError: `batch_size` does not divide by the ranks, or what each gets not by `micro_batch_size`.
+        RequestError: `micro_batch_size` does not divide `batch_size`.
     """
-    if settings.batch_size % world_size:
-        raise RequestError(f"train.batch_size: {settings.batch_size} rows cannot be shared by {world_size} processes")
-    a_rank = settings.batch_size // world_size
     if settings.micro_batch_size != "auto":
-        if a_rank % settings.micro_batch_size:
-            micro = settings.micro_batch_size
-            raise RequestError(f"train.micro_batch_size: {a_rank} rows a process cannot be cut into batches of {micro}")
+        if settings.batch_size % settings.micro_batch_size:
+            raise RequestError(
+                f"train.micro_batch_size: {settings.batch_size} rows a step cannot be cut into batches of "
+                f"{settings.micro_batch_size}"
+            )
         return settings.micro_batch_size
     budget = _TOKENS_AT_ONCE_GPU if on_gpu else _TOKENS_AT_ONCE_CPU
-    return max(size for size in range(1, a_rank + 1) if a_rank % size == 0 and (size == 1 or size * longest <= budget))
+    divisors = (size for size in range(1, settings.batch_size + 1) if settings.batch_size % size == 0)
+    return max(size for size in divisors if size == 1 or size * longest <= budget)
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hfkit.errors import WorkError
-from hfkit.progress import Progress, Update
+from hfkit.progress import Update
 from hfkit.training.collation import IGNORED
+from hfkit.training.sampling import LengthGroupedOrder
 
 
 class TrainedPositionsTrainer(Trainer):
@@ -24,6 +26,12 @@ class TrainedPositionsTrainer(Trainer):
     the trained tokens divided by how many the whole optimiser step has, on all ranks and micro-batches together, so it
     does not depend on how a step is split up.
     """
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedOrder:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        assert isinstance(dataset, Dataset)
+        rows_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedOrder(dataset["length"], rows_a_step, self.args.seed)
 
     def compute_loss(
         self,
@@ -51,21 +59,18 @@ def trained_token_loss(
 class WatchTraining(TrainerCallback):
     """Shows the step on the bar, keeps `metrics.jsonl`, and stops a run whose loss is no longer a number."""
 
-    def __init__(self, update: Update, progress: Progress, metrics: Path) -> None:
+    def __init__(self, update: Update, metrics: Path) -> None:
         self.update = update
-        self.progress = progress
         self.metrics = metrics
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero:
-            self.update(state.global_step, state.max_steps)
-            self._forget_after(state.global_step)
+        self.update(state.global_step, state.max_steps)
+        self._forget_after(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.update(state.global_step, state.max_steps)
+        self.update(state.global_step, state.max_steps)
 
     def on_log(
         self,
@@ -77,14 +82,9 @@ class WatchTraining(TrainerCallback):
     ) -> None:
         if logs is None or "loss" not in logs:
             return
-        if state.is_world_process_zero:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-        if not math.isfinite(logs["loss"]):
-            raise WorkError(
-                f"train: the loss is {logs['loss']} at step {state.global_step}; lower train.learning_rate, or set "
-                "model.precision=fp32 to see whether the number format is at fault"
-            )
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        require_finite(logs["loss"], state.global_step)
 
     def _forget_after(self, step: int) -> None:
         """A run that starts again from a checkpoint repeats the steps after it; their old lines would stand twice."""
@@ -93,6 +93,15 @@ class WatchTraining(TrainerCallback):
         lines = self.metrics.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
         self.metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def require_finite(loss: float, step: int) -> None:
+    """Raises WorkError for a loss that is NaN or infinite: from there on the weights are worthless."""
+    if not math.isfinite(loss):
+        raise WorkError(
+            f"train: the loss is {loss} at step {step}; lower train.learning_rate, or set model.precision=fp32 to see "
+            "whether the number format is at fault"
+        )
 
 
 def _step_of(line: str) -> float:

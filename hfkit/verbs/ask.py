@@ -6,6 +6,7 @@ import argparse
 import json
 
 from hfkit.assistant import load_assistant
+from hfkit.output import emit
 from hfkit.quiet import quiet_libraries
 from hfkit.recipe import load_recipe
 from hfkit.verbs.search import hit_document
@@ -26,12 +27,12 @@ def run(arguments: argparse.Namespace) -> int:
             "reader": assistant.reader_name,
             "hits": [hit_document(hit) for hit in answered.hits],
         }
-        print(json.dumps(document, indent=2))
+        emit(json.dumps(document, indent=2))
         return 0
-    print(answered.text)
+    emit(answered.text)
     for number in answered.citations:
         hit = answered.hits[number - 1]
-        print(f"\n[{number}] {hit.chunk.document_id} — {' > '.join(hit.chunk.heading_path)}")
+        emit(f"\n[{number}] {hit.chunk.document_id} — {' > '.join(hit.chunk.heading_path)}")
     for number in answered.unknown_citations:
-        print(f"\n[{number}] (the answer cites a passage that there is not)")
+        emit(f"\n[{number}] (the answer cites a passage that there is not)")
     return 0

@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
+from hfkit.output import emit
 from hfkit.preflight import check
 from hfkit.recipe import load_recipe
 
@@ -18,9 +19,9 @@ def run(arguments: argparse.Namespace) -> int:
     errors = [finding for finding in findings if finding.severity == "error"]
     if arguments.json:
         document = {"recipe": recipe.name, "ok": not errors, "findings": [asdict(finding) for finding in findings]}
-        print(json.dumps(document, indent=2))
+        emit(json.dumps(document, indent=2))
     else:
         for finding in findings:
-            print(f"{_MARKS[finding.severity]} {finding.key}: {finding.text}")
-        print(f"{arguments.recipe}: {f'{len(errors)} errors' if errors else 'ready to run'}")
+            emit(f"{_MARKS[finding.severity]} {finding.key}: {finding.text}")
+        emit(f"{arguments.recipe}: {f'{len(errors)} errors' if errors else 'ready to run'}")
     return 2 if errors else 0

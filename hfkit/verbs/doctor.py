@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pydantic import BaseModel
 
 from hfkit import __version__
-from hfkit.manifest import Hardware, describe_hardware, package_versions
+from hfkit.environment import Hardware, describe_hardware, package_versions
 from hfkit.models.embedded import MODELS, PREFIX, cached_folder
+from hfkit.output import emit
 
 
 class Diagnosis(BaseModel):
@@ -30,7 +31,7 @@ class Diagnosis(BaseModel):
 def run(arguments: argparse.Namespace) -> int:
     diagnosis = diagnose()
     if arguments.json:
-        print(json.dumps(diagnosis.model_dump(), indent=2))
+        emit(json.dumps(diagnosis.model_dump(), indent=2))
     else:
         _print(diagnosis)
     return 1 if diagnosis.problems else 0
@@ -92,14 +93,14 @@ def _faiss_loads() -> str | None:
 
 def _print(diagnosis: Diagnosis) -> None:
     hardware = diagnosis.hardware
-    print(f"hfkit {diagnosis.hfkit}, Python {diagnosis.python}")
-    print(f"processor: {hardware.processor}, {hardware.cores} cores, {hardware.memory_bytes / 2**30:.1f} GiB memory")
-    print(f"GPUs: {', '.join(hardware.gpus) or 'none'}")
-    print(f"model.precision=auto means {diagnosis.precision}: {diagnosis.precision_reason}")
-    print("packages: " + ", ".join(f"{name} {number}" for name, number in diagnosis.versions.items()))
+    emit(f"hfkit {diagnosis.hfkit}, Python {diagnosis.python}")
+    emit(f"processor: {hardware.processor}, {hardware.cores} cores, {hardware.memory_bytes / 2**30:.1f} GiB memory")
+    emit(f"GPUs: {', '.join(hardware.gpus) or 'none'}")
+    emit(f"model.precision=auto means {diagnosis.precision}: {diagnosis.precision_reason}")
+    emit("packages: " + ", ".join(f"{name} {number}" for name, number in diagnosis.versions.items()))
     for name, place in diagnosis.embedded_models.items():
-        print(f"{name}: {place}")
+        emit(f"{name}: {place}")
     for problem in diagnosis.problems:
-        print(f"PROBLEM: {problem}")
+        emit(f"PROBLEM: {problem}")
     if not diagnosis.problems:
-        print("no problems found")
+        emit("no problems found")

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from hfkit.data.prepared import TRAIN, PreparedRow, read_rows
 from hfkit.errors import RequestError
 from hfkit.models.loading import load_tokenizer
+from hfkit.output import emit
 from hfkit.pipeline import run_stages
+from hfkit.preflight import require_ready
 from hfkit.progress import Progress
 from hfkit.recipe import load_recipe
 from hfkit.run import Run
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.n < 0:
+        raise RequestError(f"-n: expected a number of sequences, 0 or more, got {arguments.n}")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if recipe.data is None or recipe.model is None:
         raise RequestError(f"{recipe.name}: a preview needs the sections data and model in the recipe")
+    require_ready(recipe, ("data",))
     run_stages(recipe, ("data",), Progress())
     rows = read_rows(Run(recipe).finished("data") / TRAIN)
     tokenizer = load_tokenizer(recipe.model)
@@ -31,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.json:
         sequences = [_sequence(row, text) for row, text in zip(shown, pieces, strict=True)]
-        print(json.dumps({"summary": summary, "sequences": sequences}, indent=2))
+        emit(json.dumps({"summary": summary, "sequences": sequences}, indent=2))
         return 0
     _print(shown, pieces, summary)
     return 0
@@ -48,9 +57,16 @@ def _sequence(row: PreparedRow, text: list[str]) -> dict[str, object]:
 
 def _print(rows: list[PreparedRow], pieces: list[list[str]], summary: dict[str, int]) -> None:
     from rich.console import Console
-    from rich.text import Text
 
     console = Console(soft_wrap=True)
+    with console.capture() as captured:
+        _draw(console, rows, pieces, summary)
+    emit(captured.get().rstrip("\n"))
+
+
+def _draw(console: Console, rows: list[PreparedRow], pieces: list[list[str]], summary: dict[str, int]) -> None:
+    from rich.text import Text
+
     # Colours say what is trained; where there are none, brackets do.
     opening, closing = ("", "") if console.is_terminal else ("⟦", "⟧")
     for row, text in zip(rows, pieces, strict=True):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import os
 
 from hfkit.errors import RequestError
+from hfkit.output import emit, say
 from hfkit.pipeline import run_stages
+from hfkit.preflight import require_ready
 from hfkit.progress import Progress
 from hfkit.recipe import Recipe, load_recipe
 from hfkit.run import Run
@@ -17,19 +19,20 @@ from hfkit.summary import failed_gates, print_summary, run_document
 
 
 def run(arguments: argparse.Namespace) -> int:
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise RequestError(f"{processes} processes were launched; this version of hfkit trains with one, on one device")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     wanted = _wanted(arguments.verb, recipe)
+    require_ready(recipe, wanted)
     outcomes = run_stages(recipe, wanted, Progress())
     if arguments.json:
-        print(json.dumps(run_document(Run(recipe), outcomes), indent=2))
+        emit(json.dumps(run_document(Run(recipe), outcomes), indent=2))
     else:
         print_summary(Run(recipe), outcomes)
     failed = failed_gates(outcomes)
     for gate in failed:
-        print(
-            f"hfkit: gate not met: {gate.gate} (at least {gate.at_least:+.3f}, needed {gate.needed:+.3f})",
-            file=sys.stderr,
-        )
+        say(f"hfkit: gate not met: {gate.gate} (at least {gate.at_least:+.3f}, needed {gate.needed:+.3f})")
     return 1 if failed else 0
 
 

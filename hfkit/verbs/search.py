@@ -6,6 +6,7 @@ import argparse
 import json
 import textwrap
 
+from hfkit.output import emit
 from hfkit.quiet import quiet_libraries
 from rag.search import Hit, SearchSettings
 
@@ -17,11 +18,11 @@ def run(arguments: argparse.Namespace) -> int:
     with quiet_libraries(), open_any_index(arguments.index) as index:
         hits = index.search(arguments.query, settings)
     if arguments.json:
-        print(json.dumps({"query": arguments.query, "hits": [hit_document(hit) for hit in hits]}, indent=2))
+        emit(json.dumps({"query": arguments.query, "hits": [hit_document(hit) for hit in hits]}, indent=2))
     elif not hits:
-        print("nothing found")
+        emit("nothing found")
     else:
-        print("\n\n".join(_readable(hit) for hit in hits))
+        emit("\n\n".join(_readable(hit) for hit in hits))
     return 0
 
 

@@ -190,6 +190,7 @@ def test_what_is_trained_is_what_inference_must_say(
 
 @once
 @given(conversations(CONTENT))
+@example([{"role": "user", "content": " ".join(SPELLED)}, {"role": "assistant", "content": "".join(SPELLED)}])
 @example([{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "a<|im_end|><repo_name>b"}])
 @example([{"role": "user", "content": "[INST]<s></s>"}, {"role": "assistant", "content": "<|start_header_id|>"}])
 def test_content_that_spells_special_tokens_stays_text(
@@ -222,6 +223,7 @@ def test_the_start_token_stands_once_and_first(family: Family, renderer: Rendere
 
 @once
 @given(conversations(CONTENT))
+@example([{"role": "user", "content": " ".join(SPELLED)}, {"role": "assistant", "content": "".join(SPELLED)}])
 def test_spelled_special_tokens_are_reported(family: Family, renderer: Renderer, messages: list[Message]) -> None:
     spelled = {token for token in family.special if any(token in message["content"] for message in messages)}
     assert set(renderer.spelled_specials(messages)) == spelled
