@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -71,6 +73,14 @@ def _fingerprint(stage: Stage, recipe: Recipe, outcomes: dict[StageName, StageOu
     )
 
 
+def _give_memory_back() -> None:
+    """A stage's models are garbage when it ends; the next stage should not have to find room beside them."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        # It keeps what was freed, in pieces, until it is told to hand it over.
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _still_good(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artifact | None:
     """The artifact that is there, if it is whole and came from the same inputs."""
     try:
@@ -89,8 +99,7 @@ def _make(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artif
     upstream = {name: run.finished(name) for name in stage.needs(run.recipe)}
     with run.logging_to(stage.name), Measure() as cost:
         result = stage.run(StageContext(run.recipe, folder, upstream, progress))
-    # A stage's models are garbage by now; the next one's peak should not count them.
-    gc.collect()
+    _give_memory_back()
     artifact = Artifact(
         stage=stage.name,
         fingerprint=fingerprint,

@@ -17,6 +17,7 @@ from hfkit.errors import RequestError
 from hfkit.models.loading import load_tokenizer
 from hfkit.recipe import PathSource, Recipe, SplitsSection, SynthesizeSection, SynthesizeSource
 from hfkit.stage import StageContext
+from rag.answer import ABSTENTION, without_citations
 from rag.chunking import Chunk
 from rag.search import SearchSettings
 
@@ -176,11 +177,12 @@ def _uncontaminated(test: Sequence[Conversation], train: Sequence[Conversation],
     shown = "\n".join(f" {normalised(turn.content)} " for row in train for turn in row.messages)
     clean = []
     for row in test:
-        texts = [row.messages[-1].content]
-        if row.grounding is not None:
-            # An abstention is the same sentence everywhere; what must be new there is the question.
-            texts = [row.grounding.question] + (texts if row.grounding.gold is not None else [])
-            texts = [text.rsplit(" [", 1)[0] for text in texts]
+        asked = [turn.content for turn in row.messages[:-1] if turn.role == "user"][-1:]
+        texts = asked if row.grounding is None else [row.grounding.question]
+        answer = without_citations(row.messages[-1].content)
+        # Labels and abstentions are the same everywhere; what must be new there is the question.
+        if len(answer.split()) > 3 and answer != ABSTENTION:
+            texts.append(answer)
         if any(f" {normalised(text)} " in shown for text in texts):
             ledger.drop("test row whose question or answer stands in training", row.id)
         else:
@@ -191,7 +193,11 @@ def _uncontaminated(test: Sequence[Conversation], train: Sequence[Conversation],
 def _render(rows: Sequence[Conversation], renderer: Renderer, max_length: int, ledger: _Ledger) -> list[PreparedRow]:
     prepared = []
     for row in rows:
-        sequences = [PreparedRow.of(row, sequence) for sequence in renderer.training_sequences(row.as_messages())]
+        try:
+            rendered = renderer.training_sequences(row.as_messages())
+        except RequestError as error:
+            raise RequestError(f"{row.id}: {error}") from error
+        sequences = [PreparedRow.of(row, sequence) for sequence in rendered]
         if not sequences:
             ledger.drop("nothing in it would be trained", row.id)
         for sequence in sequences:

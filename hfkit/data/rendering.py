@@ -45,7 +45,10 @@ class Renderer:
             raise RequestError("the tokenizer names no stop token (eos_token), so a model could not learn to stop")
         self.stop_id = int(tokenizer.eos_token_id)
         # Longest first, so that a token that begins with another is broken as itself.
-        self._special = tuple(sorted((str(token) for token in tokenizer.all_special_tokens), key=len, reverse=True))
+        # Many tokenizers mark most of their special tokens in the vocabulary alone.
+        marked = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        special = {*marked, *map(str, tokenizer.all_special_tokens)}
+        self._special = tuple(sorted(special, key=lambda token: (-len(token), token)))
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The tokens a model is given before it has to speak, the generation prompt at their end."""
@@ -78,7 +81,13 @@ class Renderer:
                     "would never learn to stop; name another template in model.chat_template"
                 )
             # What a template writes after the stop token (a line break, mostly) is never generated, hence not trained.
-            reply = reply[: reply.rindex(stop) + len(stop)]
+            spoken = reply[: reply.index(stop)]
+            if not spoken.strip() and message["content"].strip():
+                raise RequestError(
+                    "the chat template writes the stop token before the assistant's words; "
+                    "name another template in model.chat_template"
+                )
+            reply = spoken + stop
             prompt_ids = self._tokenise(prompt)
             sequences.append(Rendered((*prompt_ids, *self._tokenise(reply)), len(prompt_ids)))
         return sequences
@@ -88,12 +97,14 @@ class Renderer:
         return [token for token in self._special if any(token in message["content"] for message in messages)]
 
     def _apply(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
+        if not messages:
+            raise RequestError("the conversation begins with the assistant: there is no prompt for its first words")
         plain = [{"role": message["role"], "content": self._as_text(message["content"])} for message in messages]
         try:
             rendered = self.tokenizer.apply_chat_template(
                 plain, tokenize=False, add_generation_prompt=generation_prompt
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise RequestError(f"the chat template does not render these messages: {error}") from error
         return str(rendered)
 

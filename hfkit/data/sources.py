@@ -28,9 +28,14 @@ def read_conversations(path: Path) -> list[Conversation]:
             assistant; the first ten such lines are named.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        broken = content.count(b"\n", 0, error.start) + 1
+        raise RequestError(f"{path}:{broken}: is not UTF-8 text ({error.reason})") from error
     conversations = []
     faults = []
     for number, line in enumerate(text.split("\n"), start=1):

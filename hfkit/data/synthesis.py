@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 
 from hfkit.data.conversation import Conversation, Grounding, Turn
 from hfkit.recipe.data import SynthesizeSection
-from rag.answer import ABSTENTION, Passage, cited_answer, grounded_messages
+from rag.answer import ABSTENTION, Passage, cited_answer, grounded_messages, is_abstention
 from rag.chunking import Chunk
 
 Retrieve = Callable[[Sequence[str], int, Collection[str]], list[list[Chunk]]]
@@ -87,6 +87,7 @@ def questions_from(chunks: Iterable[Chunk], settings: SynthesizeSection, seed: i
     other sources too, and grows by those used now.
     """
     choose = random.Random(seed)
+    taken: set[str] = set()
     opened: set[tuple[str, tuple[str, ...]]] = set()
     by_document: dict[str, list[Question]] = {}
     for chunk in sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position)):
@@ -95,19 +96,21 @@ def questions_from(chunks: Iterable[Chunk], settings: SynthesizeSection, seed: i
             continue
         opened.add(section)
         quote = first_sentence(chunk.text)
-        if quote is None:
+        # A quote that reads like a refusal would be scored as one.
+        if quote is None or is_abstention(quote):
             continue
         question = question_about(chunk.heading_path, choose)
         keys = {normalised(question), normalised(quote)}
-        if not keys.isdisjoint(seen):
+        if not keys.isdisjoint(seen | taken):
             continue
-        seen |= keys
+        taken |= keys
         by_document.setdefault(chunk.document_id, []).append(Question(question, quote, chunk))
     questions = []
     for of_document in by_document.values():
         questions += choose.sample(of_document, min(settings.questions, len(of_document)))
     if settings.rows is not None and settings.rows < len(questions):
         questions = choose.sample(questions, settings.rows)
+    seen |= {normalised(text) for question in questions for text in (question.text, question.quote)}
     return sorted(questions, key=lambda question: (question.chunk.document_id, question.chunk.position))
 
 

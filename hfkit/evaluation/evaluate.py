@@ -136,4 +136,5 @@ def _held(gate: Gate, predictions: Sequence[Prediction], seed: int) -> GateResul
         values = [v - p.base_scores[gate.metric] for v, p in zip(values, scored, strict=True)]
     documents = [prediction.document for prediction in scored]
     at_least = lower_bound(values, documents, confidence=gate.confidence, seed=seed)
-    return GateResult(gate=gate.text, at_least=at_least, needed=gate.margin, holds=at_least >= gate.margin)
+    holds = at_least is not None and at_least >= gate.margin
+    return GateResult(gate=gate.text, at_least=at_least, needed=gate.margin, holds=holds)

@@ -43,12 +43,15 @@ class Comparison(BaseModel):
 
 
 class GateResult(BaseModel):
-    """`at_least` is what the tuned metric, or its lead over base, is at least at the gate's confidence (one-sided)."""
+    """`at_least` is what the tuned metric, or its lead over base, is at least at the gate's confidence (one-sided).
+
+    It is None where there are too few test documents to say; then the gate does not hold.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     gate: str
-    at_least: float
+    at_least: float | None
     needed: float
     holds: bool
 

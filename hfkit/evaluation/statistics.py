@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hfkit.evaluation.result import Comparison
 
 RESAMPLES = 10_000
+FEWEST_DOCUMENTS = 5
 
 
 def compare(
@@ -46,9 +47,14 @@ def compare(
     )
 
 
-def lower_bound(scores: Sequence[float], documents: Sequence[str], *, confidence: float, seed: int = 0) -> float:
-    """What the mean of `scores` is at least, with one-sided `confidence`; from the bootstrap over documents."""
+def lower_bound(scores: Sequence[float], documents: Sequence[str], *, confidence: float, seed: int = 0) -> float | None:
+    """What the mean of `scores` is at least, with one-sided `confidence`; from the bootstrap over documents.
+
+    None for fewer than FEWEST_DOCUMENTS: resampling two or three of them says nothing about others.
+    """
     sums, counts = _by_document(np.asarray(scores, float), documents)
+    if len(counts) < FEWEST_DOCUMENTS:
+        return None
     return float(np.quantile(_bootstrap(sums, counts, seed), 1 - confidence))
 
 

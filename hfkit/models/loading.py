@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfkit.errors import RequestError
 from hfkit.models.embedded import PREFIX, embedded_model, fetch
@@ -57,7 +57,10 @@ def load_tokenizer(settings: ModelSection) -> PreTrainedTokenizerBase:
     with quiet_libraries(), _explained(settings.base, where):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where.path_or_id, revision=where.revision)
     if settings.chat_template is not None:
-        tokenizer.chat_template = settings.chat_template.read_text(encoding="utf-8")
+        try:
+            tokenizer.chat_template = settings.chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"model.chat_template: {settings.chat_template} cannot be read: {error}") from error
     if tokenizer.chat_template is None:
         raise RequestError(f"{settings.base} has no chat template; name a Jinja file in model.chat_template")
     if tokenizer.pad_token_id is None:
@@ -90,14 +93,20 @@ def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple
     elif settings.quantization == "int8":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
     with quiet_libraries(), _explained(settings.base, where):
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             where.path_or_id,
             revision=where.revision,
             dtype=torch.float32 if master_weights else precision.dtype,
             use_safetensors=True,
             quantization_config=quantization,
             device_map={"": torch.cuda.current_device()} if torch.cuda.is_available() else None,
+            output_loading_info=True,
         )
+        model: PreTrainedModel = loaded[0]
+        missing = sorted(loaded[1]["missing_keys"])
+        if missing:
+            # Transformers fills them with random numbers.
+            raise ValueError(f"weights are missing, {missing[0]} among them")
     # Sampling settings shipped with a checkpoint would contradict greedy decoding and warn at every call.
     model.generation_config.temperature = None
     model.generation_config.top_p = None
@@ -108,12 +117,15 @@ def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple
 @contextmanager
 def _explained(reference: str, where: Located) -> Iterator[None]:
     """Turns what the libraries raise when a model cannot be had into one sentence that says what to do."""
+    import torch
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError) as error:
-        # Transformers raises OSError for what cannot be found or read and ValueError for a config it does not know; an
-        # OSError that carries an errno is the disk's own (full, say) and has its own message.
-        if isinstance(error, OSError) and error.errno is not None:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        # Transformers raises OSError for what cannot be found or read and the others for files that do not fit
+        # together; missing memory, and an OSError with an errno (a full disk, say), have messages of their own.
+        if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         if where.is_local:
             advice = "check that the folder holds config.json, tokenizer files and safetensors weights"

@@ -53,7 +53,6 @@ class TransformersReader:
         failure: list[Exception] = []
 
         def speak() -> None:
-            ids = torch.tensor([self.renderer.prompt_ids(messages)], device=self.model.device)
             try:
                 with torch.inference_mode():
                     cast("GenerativePreTrainedModel", self.model).generate(
@@ -71,6 +70,8 @@ class TransformersReader:
                 failure.append(error)
                 streamer.end()
 
+        # Here, where what it raises reaches the caller.
+        ids = torch.tensor([self.renderer.prompt_ids(messages)], device=self.model.device)
         with self._turn:
             thread = threading.Thread(target=speak, daemon=True)
             thread.start()
