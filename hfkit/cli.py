@@ -73,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     parsed = _parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    # GNU OpenMP's threads spin 300,000 times while they wait, which slows training down tenfold as soon as anything else
-    # wants a core: a browser is enough. Spinning less costs nothing alone. It must be set before PyTorch is loaded.
+    # GNU OpenMP's threads spin 300,000 times while they wait, which slows training down tenfold as soon as anything
+    # else wants a core: a browser is enough. Spinning less costs nothing alone. To be set before PyTorch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code: int = import_module(parsed.module).run(parsed)

@@ -10,8 +10,8 @@ import torch
 
 IGNORED = -100
 
-# Batches are as long as a multiple of this. Every new shape makes the matrix library build and keep another kernel: with
-# free lengths a run of a hundred steps grew by two GiB and was slower, although it padded less.
+# Batches are as long as a multiple of this. Every new shape makes the matrix library build and keep another kernel:
+# with free lengths a run of a hundred steps grew by two GiB and was slower, although it padded less.
 LENGTH_STEP = 32
 
 
