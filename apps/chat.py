@@ -78,7 +78,7 @@ def build(assistant: Assistant, settings: AppSection) -> gr.Blocks:
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=3):
-                chat = gr.Chatbot(label="Conversation", height=480, buttons=["copy"], examples=None)
+                chat = gr.Chatbot(label="Conversation", height=480, buttons=["copy"], render_markdown=False)
                 question = gr.Textbox(
                     placeholder="Ask the documents", show_label=False, max_length=_LONGEST_QUESTION, autofocus=True
                 )
@@ -122,7 +122,7 @@ def answer_in_steps(assistant: Assistant, asked: str, turns: list[Turn]) -> Iter
     text = answered.text or "(the reader gave an empty answer)"
     if answered.unknown_citations:
         missing = ", ".join(f"[{number}]" for number in answered.unknown_citations)
-        text += f"\n\n*The answer cites {missing}, which is none of the passages.*"
+        text += f"\n\n(The answer cites {missing}, which is none of the passages.)"
     yield "", [*turns, {"role": "assistant", "content": text}], sources_html(hits, answered.citations)
 
 

@@ -20,6 +20,9 @@ from hfkit.errors import WorkError
 
 MARKER = "artifact.json"
 
+# SQLite keeps these beside a database while somebody has it open, and they go when it is closed.
+_TRANSIENT = ("-wal", "-shm")
+
 
 class FileRecord(BaseModel):
     """A file of an artifact: its path in the folder, its size in bytes, its time of change, its content's sha256."""
@@ -42,6 +45,7 @@ class Artifact(BaseModel):
     fingerprint: str
     files: tuple[FileRecord, ...]
     finished: str
+    seed: int
     seconds: float
     peak_memory_bytes: int
     environment: Environment
@@ -110,6 +114,8 @@ def record_files(folder: Path) -> tuple[FileRecord, ...]:
         inside = path.relative_to(folder)
         if not path.is_file() or inside.name == MARKER or any(part.startswith(".") for part in inside.parts):
             continue
+        if path.name.endswith(_TRANSIENT):
+            continue
         with path.open("rb") as file:
             os.fsync(file.fileno())
         stat = path.stat()
@@ -146,3 +152,12 @@ def replace_folder(new: Path, old: Path) -> None:
         old.rename(discarded)
     new.rename(old)
     shutil.rmtree(discarded, ignore_errors=True)
+
+
+def forget_leftovers(folder: Path) -> None:
+    """Remove what is hidden in a finished artifact: checkpoints, caches, what was only needed on the way."""
+    for path in folder.glob(".*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

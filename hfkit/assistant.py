@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
-from hfkit.errors import RequestError
+from hfkit.errors import RequestError, WorkError
 from hfkit.indexing import open_index
 from hfkit.models.reader import TransformersReader
-from hfkit.recipe import Recipe
-from hfkit.run import Run
+from hfkit.recipe import Recipe, load_recipe
+from hfkit.run import RECIPE, Run
 from rag.index import Index
 from rag.search import Hit, SearchSettings
 
@@ -36,6 +37,16 @@ class Assistant:
         self.index.close()
 
 
+def _require_same_model(recipe: Recipe, trained: Path) -> None:
+    """An adapter on another base, or behind another template, answers nonsense without a word."""
+    then = load_recipe(trained / RECIPE).model
+    if then != recipe.model:
+        raise WorkError(
+            f"{trained}: was trained with another `model` section than the recipe has now; run `hfkit run` with this "
+            "recipe, or go back to what stands in its recipe.yaml"
+        )
+
+
 def load_assistant(recipe: Recipe) -> Assistant:
     """The finished index of the recipe's run with the tuned reader, or with the base model where the recipe trains
     none.
@@ -52,6 +63,7 @@ def load_assistant(recipe: Recipe) -> Assistant:
     if recipe.train is not None:
         run.artifact("train")
         trained = run.finished("train")
+        _require_same_model(recipe, trained)
     max_new_tokens = 200 if recipe.app is None else recipe.app.max_new_tokens
     return Assistant(
         index=open_index(run.finished("index"), recipe.rag),

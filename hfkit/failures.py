@@ -28,7 +28,8 @@ def explain(error: Exception) -> Explanation:
         return Explanation(str(error), error.exit_code)
     if isinstance(error, RagError):
         return Explanation(str(error), 2 if isinstance(error, RagRequestError) else 1)
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    lowered = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in lowered or "allocate memory" in lowered:
         return Explanation(
             "out of memory; lower train.micro_batch_size, evaluate.batch_size or data.max_length, "
             f"or set model.quantization=nf4 ({_first_line(error)})",

@@ -8,10 +8,9 @@ from hfkit.artifact import Artifact
 
 
 class Manifest(BaseModel):
-    """`stages` holds every stage that is whole: its fingerprint, files, cost, result and environment."""
+    """`stages` holds every stage that is whole: its fingerprint, files, seed, cost, result and environment."""
 
     model_config = ConfigDict(frozen=True)
 
     recipe: str
-    seed: int
     stages: dict[str, Artifact]

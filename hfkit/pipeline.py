@@ -14,6 +14,7 @@ from hfkit.artifact import (
     DamagedArtifact,
     fingerprint_of,
     forget_artifact,
+    forget_leftovers,
     read_artifact,
     record_files,
     replace_folder,
@@ -92,6 +93,11 @@ def _still_good(run: Run, stage: Stage, fingerprint: str, progress: Progress) ->
 
 
 def _make(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artifact:
+    finished = _finished_but_not_in_place(run, stage, fingerprint)
+    if finished is not None:
+        progress.say(f"{stage.name}: was finished before and only had to be put in place")
+        _put_in_place(run, stage)
+        return finished
     progress.say(f"{stage.name}: running")
     folder = run.open_workshop(stage, fingerprint)
     forget_artifact(folder)
@@ -104,6 +110,7 @@ def _make(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artif
         stage=stage.name,
         fingerprint=fingerprint,
         files=record_files(folder),
+        seed=run.recipe.seed,
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(cost.seconds, 3),
         peak_memory_bytes=cost.peak_memory_bytes,
@@ -112,5 +119,22 @@ def _make(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artif
     )
     write_artifact(folder, artifact)
     if not stage.in_place:
-        replace_folder(folder, run.finished(stage.name))
+        _put_in_place(run, stage)
     return artifact
+
+
+def _finished_but_not_in_place(run: Run, stage: Stage, fingerprint: str) -> Artifact | None:
+    """What a process left that was killed after the work and before the renaming."""
+    if stage.in_place:
+        return None
+    try:
+        artifact = read_artifact(run.workshop(stage))
+    except DamagedArtifact:
+        return None
+    return artifact if artifact is not None and artifact.fingerprint == fingerprint else None
+
+
+def _put_in_place(run: Run, stage: Stage) -> None:
+    replace_folder(run.workshop(stage), run.finished(stage.name))
+    # Not before: until then, what is hidden (checkpoints) is what an interrupted stage goes on from.
+    forget_leftovers(run.finished(stage.name))

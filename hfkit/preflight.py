@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, TemplateSyntaxError
+from jinja2 import Environment, TemplateSyntaxError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 
 from hfkit.artifact import DamagedArtifact, read_artifact
 from hfkit.errors import RequestError
 from hfkit.models.embedded import PREFIX, cached_folder, embedded_model
-from hfkit.recipe import PathSource, Recipe
+from hfkit.recipe import DataSource, PathSource, Recipe
 from hfkit.run import RUNS, Run
 from hfkit.stage import StageName
 from hfkit.stages import STAGES, closure, wanted_stages
@@ -52,6 +54,8 @@ def check(recipe: Recipe, stages: Sequence[StageName] | None = None) -> list[Fin
         findings.append(_documents(recipe.rag.documents))
     if recipe.data is not None and "data" in wanted:
         findings += [_source(n, s.path) for n, s in enumerate(recipe.data.sources) if isinstance(s, PathSource)]
+        if recipe.evaluate is not None and "evaluate" in wanted:
+            findings += _scorable(recipe.data.sources)
     if recipe.train is not None and recipe.train.micro_batch_size != "auto":
         findings.append(_micro_batches(recipe.train.batch_size, recipe.train.micro_batch_size))
     findings.append(_disk())
@@ -119,9 +123,19 @@ def _hub_model(key: str, reference: str) -> Finding:
     return Finding(key, "note", f"{reference} will be fetched from the Hub")
 
 
+class _Generation(Extension):
+    """`{% generation %}…{% endgeneration %}`, by which Transformers lets a template mark an assistant's words."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _template(path: Path) -> Finding:
     try:
-        Environment(autoescape=False).parse(path.read_text(encoding="utf-8"))
+        Environment(extensions=[loopcontrols, _Generation]).parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         return Finding("model.chat_template", "error", f"{path}: cannot be read: {error}")
     except TemplateSyntaxError as error:
@@ -144,6 +158,20 @@ def _source(number: int, path: Path) -> Finding:
     if not os.access(path, os.R_OK):
         return Finding(key, "error", f"{path}: permission denied")
     return Finding(key, "ok", f"{path} can be read")
+
+
+def _scorable(sources: Sequence[DataSource]) -> list[Finding]:
+    """grounded_answers needs to know which passage answers, and rows from a file do not say."""
+    return [
+        Finding(
+            "evaluate.tasks",
+            "error",
+            f"grounded_answers scores rows that were synthesised from documents, and data.sources.{number} is a file; "
+            "leave evaluate out, or take the file out of data.sources",
+        )
+        for number, source in enumerate(sources)
+        if isinstance(source, PathSource)
+    ]
 
 
 def _micro_batches(batch: int, micro: int) -> Finding:

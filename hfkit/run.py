@@ -73,7 +73,7 @@ class Run:
                 continue
             if artifact is not None:
                 stages[name] = artifact
-        manifest = Manifest(recipe=self.recipe.name, seed=self.recipe.seed, stages=stages)
+        manifest = Manifest(recipe=self.recipe.name, stages=stages)
         text = manifest.model_dump_json(indent=2) + "\n"
         path = self.folder / MANIFEST
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:

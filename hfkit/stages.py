@@ -14,6 +14,8 @@ from hfkit.stage import Stage, StageContext, StageName
 
 
 def _index_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
+    from rag.chunking import CHUNKER_VERSION
+    from rag.database import FORMAT_VERSION
     from rag.documents import fingerprint_sources
 
     assert recipe.rag is not None
@@ -21,10 +23,14 @@ def _index_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
         "rag": recipe.rag.model_dump(mode="json", exclude={"search"}),
         "embedder": _model_identity(recipe.rag.embedder, recipe.rag.revision),
         "documents": fingerprint_sources(recipe.rag.documents),
+        "chunker": CHUNKER_VERSION,
+        "format": FORMAT_VERSION,
     }
 
 
 def _data_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
+    from rag.answer import grounded_messages
+
     assert recipe.data is not None and recipe.model is not None
     reads: dict[str, JsonValue] = {
         "data": recipe.data.model_dump(mode="json"),
@@ -36,6 +42,8 @@ def _data_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     }
     if recipe.rag is not None and _synthesises(recipe):
         reads["search"] = recipe.rag.search.mode
+        # Whoever words the prompt anew must train anew.
+        reads["prompt"] = [message["content"] for message in grounded_messages("question", [])]
     return reads
 
 

@@ -51,6 +51,7 @@ def make(folder: Path, files: dict[str, bytes]) -> Artifact:
         fingerprint="f" * 64,
         files=record_files(folder),
         finished="2026-01-01T00:00:00+00:00",
+        seed=7,
         seconds=1.5,
         peak_memory_bytes=1000,
         environment=ENVIRONMENT,

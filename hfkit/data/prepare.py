@@ -174,20 +174,29 @@ def _deal_questions(
 
 def _uncontaminated(test: Sequence[Conversation], train: Sequence[Conversation], ledger: _Ledger) -> list[Conversation]:
     """The test rows of which training shows neither the question nor the answer, anywhere in any row."""
-    shown = "\n".join(f" {normalised(turn.content)} " for row in train for turn in row.messages)
+    prompts = {_prompt(row) for row in train if row.grounding is None}
+    grounded = [row for row in train if row.grounding is not None]
+    shown = "\n".join(f" {normalised(turn.content)} " for row in grounded for turn in row.messages)
     clean = []
     for row in test:
-        asked = [turn.content for turn in row.messages[:-1] if turn.role == "user"][-1:]
-        texts = asked if row.grounding is None else [row.grounding.question]
-        answer = without_citations(row.messages[-1].content)
-        # Labels and abstentions are the same everywhere; what must be new there is the question.
-        if len(answer.split()) > 3 and answer != ABSTENTION:
-            texts.append(answer)
-        if any(f" {normalised(text)} " in shown for text in texts):
+        if row.grounding is None:
+            # Chats share short turns and short answers; what must be new is all that comes before the answer.
+            seen = _prompt(row) in prompts
+        else:
+            # Labels and abstentions are the same everywhere; what must be new there is the question.
+            answer = without_citations(row.messages[-1].content)
+            telling = len(answer.split()) > 3 and answer != ABSTENTION
+            texts = [row.grounding.question, answer] if telling else [row.grounding.question]
+            seen = any(f" {normalised(text)} " in shown for text in texts)
+        if seen:
             ledger.drop("test row whose question or answer stands in training", row.id)
         else:
             clean.append(row)
     return clean
+
+
+def _prompt(row: Conversation) -> tuple[tuple[str, str], ...]:
+    return tuple((turn.role, normalised(turn.content)) for turn in row.messages[:-1])
 
 
 def _render(rows: Sequence[Conversation], renderer: Renderer, max_length: int, ledger: _Ledger) -> list[PreparedRow]:

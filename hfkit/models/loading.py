@@ -78,7 +78,7 @@ def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple
         RequestError: the model cannot be had, or holds no safetensors weights.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
     where = locate(settings.base, settings.revision)
     precision = resolve_precision(settings.precision)
@@ -107,10 +107,12 @@ def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple
         if missing:
             # Transformers fills them with random numbers.
             raise ValueError(f"weights are missing, {missing[0]} among them")
-    # Sampling settings shipped with a checkpoint would contradict greedy decoding and warn at every call.
-    model.generation_config.temperature = None
-    model.generation_config.top_p = None
-    model.generation_config.top_k = None
+    # What ships with a checkpoint (temperature, repetition penalty, …) would contradict greedy decoding: a reader that
+    # is to quote must not be punished for repeating.
+    shipped = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=shipped.bos_token_id, eos_token_id=shipped.eos_token_id, pad_token_id=shipped.pad_token_id
+    )
     return model, precision
 
 
@@ -125,7 +127,8 @@ def _explained(reference: str, where: Located) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         # Transformers raises OSError for what cannot be found or read and the others for files that do not fit
         # together; missing memory, and an OSError with an errno (a full disk, say), have messages of their own.
-        if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        no_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if no_memory or (isinstance(error, OSError) and error.errno is not None):
             raise
         if where.is_local:
             advice = "check that the folder holds config.json, tokenizer files and safetensors weights"

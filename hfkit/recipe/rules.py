@@ -24,14 +24,6 @@ def broken_rules(recipe: Mapping[str, object]) -> list[tuple[KeyPath, str]]:
             noun = "section" if len(absent) == 1 else "sections"
             verb = "is" if len(absent) == 1 else "are"
             broken.append(((section,), f"needs the {noun} {' and '.join(absent)}, which {verb} not in this recipe"))
-    if "evaluate" in present and _filed(recipe.get("data")):
-        broken.append(
-            (
-                ("evaluate", "tasks"),
-                "grounded_answers scores rows that were synthesised from documents, and this recipe has rows from a "
-                "file too; leave evaluate out, or take the file out of data.sources",
-            )
-        )
     if "rag" not in present:
         broken.extend(
             (
@@ -45,16 +37,7 @@ def broken_rules(recipe: Mapping[str, object]) -> list[tuple[KeyPath, str]]:
 
 def _synthesized(data: object) -> list[int]:
     """Positions of the sources that are written from documents."""
-    return _positions(data, "synthesize")
-
-
-def _filed(data: object) -> list[int]:
-    """Positions of the sources that are files."""
-    return _positions(data, "path")
-
-
-def _positions(data: object, kind: str) -> list[int]:
     sources = data.get("sources") if isinstance(data, Mapping) else None
     if not isinstance(sources, Sequence) or isinstance(sources, str):
         return []
-    return [at for at, source in enumerate(sources) if isinstance(source, Mapping) and kind in source]
+    return [at for at, source in enumerate(sources) if isinstance(source, Mapping) and "synthesize" in source]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import shutil
+import zipfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,8 +130,6 @@ def train(context: StageContext) -> TrainResult:
         continued_from_step=0 if checkpoint is None else _step(checkpoint),
     )
     tokenizer.save_pretrained(save_tuned(model, context.folder))
-    shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
-    shutil.rmtree(context.folder / ".cache", ignore_errors=True)
     return result
 
 
@@ -184,13 +182,21 @@ def micro_batch_size(settings: TrainSection, longest: int, *, on_gpu: bool) -> i
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end. The Trainer writes `trainer_state.json` last."""
+    """The newest checkpoint that was written to its end and that training can go on from.
+
+    The Trainer writes `trainer_state.json` last; after a power cut it may stand beside files whose content never
+    reached the disk, so those are looked at too. The checkpoint of the very last step is passed over: the Trainer would
+    take one more step after it.
+    """
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        return checkpoint
+        torn = [path for path in checkpoint.glob("*.pt*") if not zipfile.is_zipfile(path)]
+        empty = [path for path in checkpoint.glob("*.safetensors") if path.stat().st_size == 0]
+        if not torn and not empty and state["global_step"] < state["max_steps"]:
+            return checkpoint
     return None
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 from importlib.metadata import entry_points
 
-from hfkit.errors import RequestError, WorkError
+from hfkit.errors import WorkError
 from hfkit.recipe import load_recipe
 
 
 def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    if recipe.app is None:
-        raise RequestError(f"{arguments.recipe}: the recipe has no section app; add `app: {{}}` to take its defaults")
     found = entry_points(group="hfkit.apps", name="chat")
     if not found:
         raise WorkError("the chat app is not installed; install hfkit again with `pip install -e .`")

@@ -107,7 +107,6 @@ def test_the_laws_of_chunks(text: str, heading_path: tuple[str, ...], wanted: Ch
 @settings(max_examples=60, deadline=None)
 @given(TEXTS, SETTINGS, st.sampled_from([by_word, by_piece, by_character]))
 def test_the_laws_hold_for_langchains_splitter(text: str, wanted: ChunkSettings, count: Counter) -> None:
-    pytest.importorskip("langchain_text_splitters")
     document = of(text)
     recursive = ChunkSettings(wanted.tokens, wanted.overlap, "recursive")
     check(document, chunk_document(document, recursive, count), recursive, count)
@@ -224,7 +223,6 @@ def test_many_sections_are_counted_in_few_calls() -> None:
 
 
 def test_langchain_pieces_are_found_where_text_repeats() -> None:
-    pytest.importorskip("langchain_text_splitters")
     text = "same words here. " * 40
     wanted = ChunkSettings(16, 8, "recursive")
     check(of(text), chunk_document(of(text), wanted, by_word), wanted, by_word)
