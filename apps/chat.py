@@ -90,7 +90,7 @@ def build(assistant: Assistant, settings: AppSection) -> gr.Blocks:
             with gr.Column(scale=2):
                 sources = gr.HTML(_no_sources(), label="Sources", elem_id="sources")
 
-        def respond(asked: str, turns: list[Turn]) -> Iterator[tuple[str, list[Turn], str]]:
+        def respond(asked: str | None, turns: list[Turn]) -> Iterator[tuple[str, list[Turn], str]]:
             yield from answer_in_steps(assistant, asked, turns)
 
         asking = gr.on(
@@ -101,9 +101,11 @@ def build(assistant: Assistant, settings: AppSection) -> gr.Blocks:
     return page
 
 
-def answer_in_steps(assistant: Assistant, asked: str, turns: list[Turn]) -> Iterator[tuple[str, list[Turn], str]]:
+def answer_in_steps(
+    assistant: Assistant, asked: str | None, turns: list[Turn]
+) -> Iterator[tuple[str, list[Turn], str]]:
     """What the page shows while `asked` is answered: the emptied box, the conversation, the sources as HTML."""
-    question = asked.strip()[:_LONGEST_QUESTION]
+    question = (asked or "").strip()[:_LONGEST_QUESTION]
     if not question:
         yield "", turns, _no_sources()
         return
@@ -114,10 +116,14 @@ def answer_in_steps(assistant: Assistant, asked: str, turns: list[Turn]) -> Iter
         return
     yield "", [*turns, {"role": "assistant", "content": "…"}], sources_html(hits, ())
     said = ""
-    for piece in assistant.reader.stream(grounded_messages(question, [passage_of(hit) for hit in hits])):
-        said += piece
-        if said.strip():
-            yield "", [*turns, {"role": "assistant", "content": said}], sources_html(hits, ())
+    try:
+        for piece in assistant.reader.stream(grounded_messages(question, [passage_of(hit) for hit in hits])):
+            said += piece
+            if said.strip():
+                yield "", [*turns, {"role": "assistant", "content": said}], sources_html(hits, ())
+    except RequestError as error:
+        yield "", [*turns, {"role": "assistant", "content": f"({error})"}], sources_html(hits, ())
+        return
     answered = finish_answer(said, hits)
     text = answered.text or "(the reader gave an empty answer)"
     if answered.unknown_citations:

@@ -147,11 +147,18 @@ def write_whole(path: Path, text: str) -> None:
 def replace_folder(new: Path, old: Path) -> None:
     """Put the finished folder `new` in the place of `old`. A crash between leaves no `old`, never a mixture."""
     discarded = old.with_name(f".{old.name}.discarded")
-    shutil.rmtree(discarded, ignore_errors=True)
-    if old.exists():
+    _discard(discarded)
+    if old.exists() or old.is_symlink():
         old.rename(discarded)
     new.rename(old)
-    shutil.rmtree(discarded, ignore_errors=True)
+    _discard(discarded)
+
+
+def _discard(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def forget_leftovers(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 from collections.abc import Sequence
@@ -72,6 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     parsed = _parse(arguments)
+    # Without any handler Python prints the libraries' warnings to standard error; a run's log is where they belong.
+    logging.getLogger().addHandler(logging.NullHandler())
     signal.signal(signal.SIGTERM, _interrupt)
     # GNU OpenMP's threads spin 300,000 times while they wait, which slows training down tenfold as soon as anything
     # else wants a core: a browser is enough. Spinning less costs nothing alone. To be set before PyTorch is loaded.

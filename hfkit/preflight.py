@@ -134,6 +134,8 @@ class _Generation(Extension):
 
 
 def _template(path: Path) -> Finding:
+    if not path.is_file():
+        return Finding("model.chat_template", "error", f"{path}: no such file")
     try:
         Environment(extensions=[loopcontrols, _Generation]).parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

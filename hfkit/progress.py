@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.on_terminal = sys.stderr.isatty() and not quiet
+        self.on_terminal = sys.stderr is not None and sys.stderr.isatty() and not quiet
 
     def say(self, text: str) -> None:
         """A line to the user and to the log."""

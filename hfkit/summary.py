@@ -71,8 +71,8 @@ def _stages_table(run: Run, outcomes: Outcomes) -> Table:
 
     table = Table(title=f"run {run.folder.as_posix()}", title_justify="left")
     table.add_column("stage")
-    table.add_column("")
-    table.add_column("seconds", justify="right")
+    table.add_column("this time")
+    table.add_column("seconds to make", justify="right")
     table.add_column("peak memory", justify="right")
     for name, outcome in outcomes.items():
         artifact = outcome.artifact

@@ -129,7 +129,7 @@ def _synthesise(context: StageContext, sources: Sequence[SynthesizeSection], spl
                 update(number, len(dealt))
                 training_documents = everything - unseen
                 splits.train += write_examples(source.train, retrieve, training_documents, source.settings, recipe.seed)
-                # Test questions are asked as a user would ask them: over everything that is indexed.
+                # The passages beside a test question's own come from everything that is indexed.
                 splits.test += write_examples(source.test, retrieve, everything, source.settings, recipe.seed + 1)
             update(len(dealt), len(dealt))
 
@@ -175,20 +175,16 @@ def _deal_questions(
 def _uncontaminated(test: Sequence[Conversation], train: Sequence[Conversation], ledger: _Ledger) -> list[Conversation]:
     """The test rows of which training shows neither the question nor the answer, anywhere in any row."""
     prompts = {_prompt(row) for row in train if row.grounding is None}
-    grounded = [row for row in train if row.grounding is not None]
-    shown = "\n".join(f" {normalised(turn.content)} " for row in grounded for turn in row.messages)
+    shown = "\n".join(f" {normalised(turn.content)} " for row in train for turn in row.messages)
     clean = []
     for row in test:
-        if row.grounding is None:
-            # Chats share short turns and short answers; what must be new is all that comes before the answer.
-            seen = _prompt(row) in prompts
-        else:
-            # Labels and abstentions are the same everywhere; what must be new there is the question.
-            answer = without_citations(row.messages[-1].content)
-            telling = len(answer.split()) > 3 and answer != ABSTENTION
-            texts = [row.grounding.question, answer] if telling else [row.grounding.question]
-            seen = any(f" {normalised(text)} " in shown for text in texts)
-        if seen:
+        # Chats share short turns; what must be new in one is all that comes before the answer.
+        texts = [] if row.grounding is None else [row.grounding.question]
+        answer = without_citations(row.messages[-1].content)
+        # Labels and abstentions are the same everywhere; what must be new there is the question.
+        if len(answer.split()) > 3 and answer != ABSTENTION:
+            texts.append(answer)
+        if _prompt(row) in prompts or any(f" {normalised(text)} " in shown for text in texts):
             ledger.drop("test row whose question or answer stands in training", row.id)
         else:
             clean.append(row)

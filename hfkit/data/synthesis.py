@@ -21,6 +21,8 @@ from rag.chunking import Chunk
 Retrieve = Callable[[Sequence[str], int, Collection[str]], list[list[Chunk]]]
 """Questions, how many chunks each, and the documents to look in; the chunks found, best first."""
 
+# Characters that are looked at: the search for a full stop takes quadratic time where there is none.
+_LONGEST_SENTENCE = 2000
 _SENTENCE = re.compile(r"(.+?[.!?])(?=\s|$)", re.DOTALL)
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|approx|resp)\.$")
 _SIGNATURE = re.compile(r"^(?:class |async )?(?P<name>[A-Za-z_][\w.]*\.\w+)(?:\(.*)?$", re.DOTALL)
@@ -52,7 +54,7 @@ def first_sentence(text: str) -> str | None:
     paragraph = text.strip().split("\n\n", 1)[0]
     if paragraph.lstrip().startswith(("```", "~~~", "|", "- ", "* ", "+ ", ">>>", "<", "#", "1.")):
         return None
-    flat = " ".join(paragraph.split())
+    flat = " ".join(paragraph[:_LONGEST_SENTENCE].split())
     end = 0
     for match in _SENTENCE.finditer(flat):
         end = match.end()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hfkit.evaluation.result import Comparison
 
 RESAMPLES = 10_000
-FEWEST_DOCUMENTS = 5
+FEWEST_DOCUMENTS = 2
 
 
 def compare(
@@ -50,7 +50,7 @@ def compare(
 def lower_bound(scores: Sequence[float], documents: Sequence[str], *, confidence: float, seed: int = 0) -> float | None:
     """What the mean of `scores` is at least, with one-sided `confidence`; from the bootstrap over documents.
 
-    None for fewer than FEWEST_DOCUMENTS: resampling two or three of them says nothing about others.
+    None for fewer than FEWEST_DOCUMENTS: resampling one document says nothing about others.
     """
     sums, counts = _by_document(np.asarray(scores, float), documents)
     if len(counts) < FEWEST_DOCUMENTS:

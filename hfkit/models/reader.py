@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hfkit.data.rendering import Renderer
+from hfkit.errors import RequestError
 from hfkit.models.loading import load_model, load_tokenizer
 from hfkit.models.tuned import load_tuned
 from hfkit.recipe import ModelSection
@@ -37,6 +38,7 @@ class TransformersReader:
         """The greedy answer in pieces. Closing the iterator stops the model.
 
         Raises:
+            RequestError: the prompt does not fit the model's context.
             RuntimeError: whatever the model's thread died of, as its cause.
         """
         import torch
@@ -72,6 +74,13 @@ class TransformersReader:
 
         # Here, where what it raises reaches the caller.
         ids = torch.tensor([self.renderer.prompt_ids(messages)], device=self.model.device)
+        limit = self.model.config.max_position_embeddings
+        if ids.shape[1] + self.max_new_tokens > limit:
+            raise RequestError(
+                f"the question and its passages have {ids.shape[1]} tokens; with {self.max_new_tokens} for the answer "
+                f"that is more than the {limit} the model can take. Ask less, or lower rag.search.top_k or "
+                "app.max_new_tokens"
+            )
         with self._turn:
             thread = threading.Thread(target=speak, daemon=True)
             thread.start()

@@ -177,7 +177,8 @@ def micro_batch_size(settings: TrainSection, longest: int, *, on_gpu: bool) -> i
             )
         return settings.micro_batch_size
     budget = _TOKENS_AT_ONCE_GPU if on_gpu else _TOKENS_AT_ONCE_CPU
-    divisors = (size for size in range(1, settings.batch_size + 1) if settings.batch_size % size == 0)
+    largest = min(settings.batch_size, budget)
+    divisors = (size for size in range(1, largest + 1) if settings.batch_size % size == 0)
     return max(size for size in divisors if size == 1 or size * longest <= budget)
 
 
@@ -191,13 +192,25 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
         try:
             state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            last = bool(state["global_step"] >= state["max_steps"])
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        torn = [path for path in checkpoint.glob("*.pt*") if not zipfile.is_zipfile(path)]
-        empty = [path for path in checkpoint.glob("*.safetensors") if path.stat().st_size == 0]
-        if not torn and not empty and state["global_step"] < state["max_steps"]:
+        states = [path for path in checkpoint.glob("*.pt*") if not zipfile.is_zipfile(path)]
+        weights = list(checkpoint.glob("*.safetensors"))
+        if not last and not states and weights and all(_readable(path) for path in weights):
             return checkpoint
     return None
+
+
+def _readable(weights: Path) -> bool:
+    """Whether the file's header fits its size."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _step(checkpoint: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from hfkit.errors import WorkError
 from hfkit.progress import Update
 from hfkit.training.collation import IGNORED
 from hfkit.training.sampling import LengthGroupedOrder
+
+_LOG = logging.getLogger("hfkit")
 
 
 class TrainedPositionsTrainer(Trainer):
@@ -84,6 +87,7 @@ class WatchTraining(TrainerCallback):
             return
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        _LOG.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, logs["loss"])
         require_finite(logs["loss"], state.global_step)
 
     def _forget_after(self, step: int) -> None:

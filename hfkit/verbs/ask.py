@@ -16,7 +16,9 @@ from rag.answer import answer
 def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     with quiet_libraries(), load_assistant(recipe) as assistant:
-        answered = answer(arguments.question, assistant.retrieve(arguments.question), assistant.reader)
+        # Bytes that the terminal could not decode arrive as lone surrogates, which no tokenizer takes.
+        question = arguments.question.encode("utf-8", "replace").decode("utf-8")
+        answered = answer(question, assistant.retrieve(question), assistant.reader)
     if arguments.json:
         document = {
             "question": arguments.question,

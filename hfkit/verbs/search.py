@@ -6,14 +6,19 @@ import argparse
 import json
 import textwrap
 
+from hfkit.errors import RequestError
 from hfkit.output import emit
 from hfkit.quiet import quiet_libraries
 from rag.search import Hit, SearchSettings
+
+_MOST = 1000
 
 
 def run(arguments: argparse.Namespace) -> int:
     from hfkit.indexing import open_any_index
 
+    if not 1 <= arguments.k <= _MOST:
+        raise RequestError(f"-k: expected a number from 1 to {_MOST}, got {arguments.k}")
     settings = SearchSettings(mode=arguments.mode, top_k=arguments.k)
     with quiet_libraries(), open_any_index(arguments.index) as index:
         hits = index.search(arguments.query, settings)

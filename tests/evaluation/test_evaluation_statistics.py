@@ -159,12 +159,18 @@ def test_the_mean_is_over_rows_and_not_over_documents() -> None:
 @given(SCORES, st.integers(0, 99))
 def test_a_lower_bound_is_lower_the_surer_it_is(rows: list[tuple[float, float, str]], seed: int) -> None:
     _, scores, documents = columns(rows)
-    bounds = [lower_bound(scores, documents, confidence=c, seed=seed) for c in (0.5, 0.9, 0.95, 0.999)]
+    found_bounds = [lower_bound(scores, documents, confidence=c, seed=seed) for c in (0.5, 0.9, 0.95, 0.999)]
+    if len(set(documents)) < 2:
+        # Too few to say anything about others.
+        assert found_bounds == [None] * 4
+        return
+    bounds = [bound for bound in found_bounds if bound is not None]
+    assert len(bounds) == 4
     assert bounds == sorted(bounds, reverse=True)
     assert min(scores) - 1e-9 <= bounds[-1] and bounds[0] <= max(scores) + 1e-9
     found = compare([0.0] * len(scores), scores, documents, seed=seed, confidence=0.9)
     assert bounds[2] == pytest.approx(found.interval[0], abs=1e-9)
-    assert lower_bound([0.5] * len(scores), documents, confidence=0.95) == 0.5
+    assert lower_bound([0.5] * len(scores), documents, confidence=0.95) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hfkit.errors import RequestError, WorkError
 from hfkit.recipe import TrainSection
@@ -125,7 +126,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(train_on: 
 
 def test_what_is_left_is_the_adapter_and_its_tokenizer(train_on: TrainOn, make_rows: MakeRows) -> None:
     trained = train_on(make_rows(8))
-    assert sorted(path.name for path in trained.folder.iterdir()) == ["adapter", "metrics.jsonl"]
+    seen = sorted(path.name for path in trained.folder.iterdir() if not path.name.startswith("."))
+    assert seen == ["adapter", "metrics.jsonl"]
     left = {path.name for path in (trained.folder / "adapter").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "chat_template.jinja"} <= left
     assert not [name for name in left if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
@@ -233,8 +235,16 @@ def test_the_newest_checkpoint_that_was_finished(tmp_path: Path) -> None:
     assert newest_whole_checkpoint(tmp_path) is None
     for step in (2, 10, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text('{"global_step": 1}')
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text('{"global_step": 1, "max_steps": 20}')
+        save_file({"w": torch.zeros(2)}, tmp_path / f"checkpoint-{step}" / "adapter_model.safetensors")
     assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    # What a power cut leaves: the state, and beside it a file that never reached the disk.
+    (tmp_path / "checkpoint-10" / "optimizer.pt").write_bytes(b"")
+    assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    (tmp_path / "checkpoint-10" / "optimizer.pt").unlink()
+    # After the last step there is nothing to go on with; the Trainer would take one more.
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_step": 20, "max_steps": 20}')
+    assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
     (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_st')
     assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
     (tmp_path / "checkpoint-9" / "trainer_state.json").unlink()
