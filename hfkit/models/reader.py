@@ -74,8 +74,9 @@ class TransformersReader:
 
         # Here, where what it raises reaches the caller.
         ids = torch.tensor([self.renderer.prompt_ids(messages)], device=self.model.device)
-        limit = self.model.config.max_position_embeddings
-        if ids.shape[1] + self.max_new_tokens > limit:
+        # Not every architecture has such a limit.
+        limit = self.model.config.to_dict().get("max_position_embeddings")
+        if limit is not None and ids.shape[1] + self.max_new_tokens > limit:
             raise RequestError(
                 f"the question and its passages have {ids.shape[1]} tokens; with {self.max_new_tokens} for the answer "
                 f"that is more than the {limit} the model can take. Ask less, or lower rag.search.top_k or "

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from hfkit.data.rendering import Renderer
 from hfkit.errors import RequestError
@@ -28,6 +29,7 @@ class Spoken:
     """Stands in for a model: `generate` says tokens one by one, and keeps count."""
 
     device = torch.device("cpu")
+    config = LlamaConfig(max_position_embeddings=2048)
 
     def __init__(self, tokens: list[int], pause: float = 0.0, fail_at: int | None = None) -> None:
         self.tokens, self.pause, self.fail_at = tokens, pause, fail_at
@@ -194,3 +196,9 @@ def test_two_callers_are_served_one_after_the_other(
     assert texts == ["alpha beta gamma delta"] * 4
     assert model.most_speaking == 1
     assert model.said == 4 * len(model.tokens)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_and_not_answered(tiny_model: Path) -> None:
+    reader = TransformersReader.load(ModelSection(base=str(tiny_model), precision="fp32"), None, max_new_tokens=8)
+    with pytest.raises(RequestError, match="more than the 2048 the model can take"):
+        list(reader.stream([{"role": "user", "content": "bee " * 3000}]))
