@@ -53,7 +53,10 @@ class Run:
 
     def artifact(self, stage: StageName) -> Artifact:
         """What `stage` left. Raises WorkError where it has not finished, DamagedArtifact where it is not whole."""
-        artifact = read_artifact(self.finished(stage))
+        try:
+            artifact = read_artifact(self.finished(stage))
+        except DamagedArtifact as error:
+            raise DamagedArtifact(f"{error}; run `hfkit run` with this recipe to make it again") from error
         if artifact is None:
             raise WorkError(
                 f"{self.finished(stage)}: the {stage} stage has not finished; run `hfkit run` with this recipe"

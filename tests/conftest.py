@@ -126,6 +126,8 @@ class RecipeWriter(Protocol):
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests import `rag`, `hfkit` and `apps` from the checkout that they lie in, whatever is installed."""
+    # A suite that was started in the background inherits a SIGINT that is ignored, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     root = str(Path(__file__).resolve().parent.parent)
     if root not in sys.path:
         sys.path.insert(0, root)
