@@ -497,11 +497,20 @@ def test_a_stage_killed_at_work_is_made_again(
     assert outcome(finished) == expected
 
 
+def written(state: Path) -> bool:
+    """Whether the file is there to its end: it exists a moment before it has any content."""
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def in_training(cli: Cli, recipe: Path, patiently: Callable[..., None], checkpoint: int) -> Started:
     """A run that has written the checkpoint of that step and trains on."""
     started = cli.start("run", recipe)
     state = run_folder(recipe) / ".train.partial" / ".checkpoints" / f"checkpoint-{checkpoint}" / "trainer_state.json"
-    patiently(lambda: state.exists() or not started.running(), "a checkpoint")
+    patiently(lambda: written(state) or not started.running(), "a checkpoint")
     assert started.running(), started.wait().err
     return started
 
