@@ -63,8 +63,8 @@ def training(runs: int) -> tuple[list[Result], float, float]:
     base = fetch(MODELS["smollm2-135m-instruct"])
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 20_000, (4, 256), generator=random).tolist()
-    rows: list[TrainingRow] = [{"input_ids": row, "prompt_length": 232} for row in ids]
-    batch = CollateTrainedPositions(pad_id=0)(rows)
+    rows: list[list[TrainingRow]] = [[{"input_ids": row, "spans": [232, 256]}] for row in ids]
+    batch = CollateTrainedPositions(pad_id=0, layout="padded")(rows)
     labels = batch.pop("labels")
     del batch["shift_labels"]
     losses: dict[str, float] = {}

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from hfkit.artifact import DamagedArtifact, read_artifact
+from hfkit.data.builtin_templates import BUILTIN, builtin_template
+from hfkit.data.formats import choose_format
+from hfkit.data.ledger import Ledger
+from hfkit.data.sources import check_source, read_source
 from hfkit.errors import RequestError
+from hfkit.evaluation.splits import read_splits
 from hfkit.models.embedded import PREFIX, cached_folder, embedded_model
-from hfkit.recipe import DataSource, PathSource, Recipe
+from hfkit.recipe import (
+    CallableSource,
+    HubSource,
+    PathSource,
+    ReadSource,
+    Recipe,
+    RetrievalGate,
+    RetrievalSection,
+    SqlSource,
+    SynthesizeSource,
+)
 from hfkit.run import RUNS, Run
 from hfkit.stage import StageName
 from hfkit.stages import STAGES, closure, wanted_stages
 from rag.documents import fingerprint_sources
 from rag.errors import RagRequestError
+from rag.filters import check_filter
 
 Severity = Literal["ok", "note", "error"]
 
 # Checkpoints, adapter, index and prepared data of a small run; a run of a large model needs more.
 _LEAST_FREE_BYTES = 2 * 2**30
+_ROWS_LOOKED_AT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +61,23 @@ def check(recipe: Recipe, stages: Sequence[StageName] | None = None) -> list[Fin
     """
     wanted = wanted_stages(recipe) if stages is None else closure(stages, recipe)
     findings = []
-    if recipe.model is not None and set(wanted) - {"index"}:
+    if recipe.model is not None and {"data", "train"} & set(wanted):
         findings.append(_model("model.base", recipe.model.base))
         if recipe.model.chat_template is not None:
             findings.append(_template(recipe.model.chat_template))
     if recipe.rag is not None and "index" in wanted:
         findings.append(_embedder("rag.embedder", recipe.rag.embedder))
-        findings.append(_documents(recipe.rag.documents))
+        findings.append(_documents(recipe.rag.documents, recipe.rag.hosts))
+        if recipe.rag.search.filter is not None:
+            findings.append(_filter(recipe.rag.search.filter))
     if recipe.data is not None and "data" in wanted:
-        findings += [_source(n, s.path) for n, s in enumerate(recipe.data.sources) if isinstance(s, PathSource)]
-        if recipe.evaluate is not None and "evaluate" in wanted:
-            findings += _scorable(recipe.data.sources)
+        scored = recipe.evaluate is not None and "evaluate" in wanted and "grounded_answers" in recipe.evaluate.tasks
+        for number, source in enumerate(recipe.data.sources):
+            if not isinstance(source, SynthesizeSource):
+                findings += _source(number, source, allow_code=recipe.allow_code, scored=scored)
+    if recipe.evaluate is not None and recipe.evaluate.retrieval is not None and "evaluate" in wanted:
+        findings.append(_judgements(recipe.evaluate.retrieval))
+        findings += _reranking(recipe)
     if recipe.train is not None and recipe.train.micro_batch_size != "auto":
         findings.append(_micro_batches(recipe.train.batch_size, recipe.train.micro_batch_size))
     findings.append(_disk())
@@ -134,6 +156,12 @@ class _Generation(Extension):
 
 
 def _template(path: Path) -> Finding:
+    if str(path).startswith(BUILTIN):
+        try:
+            builtin_template(str(path))
+        except RequestError as error:
+            return Finding("model.chat_template", "error", str(error).removeprefix("model.chat_template: "))
+        return Finding("model.chat_template", "ok", f"{path} comes with hfkit")
     if not path.is_file():
         return Finding("model.chat_template", "error", f"{path}: no such file")
     try:
@@ -145,35 +173,80 @@ def _template(path: Path) -> Finding:
     return Finding("model.chat_template", "ok", f"{path} is a Jinja template")
 
 
-def _documents(sources: tuple[str, ...]) -> Finding:
+def _documents(sources: tuple[str, ...], hosts: tuple[str, ...]) -> Finding:
     try:
-        fingerprint_sources(sources)
+        fingerprint_sources(sources, hosts)
     except RagRequestError as error:
         return Finding("rag.documents", "error", str(error))
     return Finding("rag.documents", "ok", f"{', '.join(sources)} can be found")
 
 
-def _source(number: int, path: Path) -> Finding:
-    key = f"data.sources.{number}.path"
-    if not path.is_file():
-        return Finding(key, "error", f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
-    if not os.access(path, os.R_OK):
-        return Finding(key, "error", f"{path}: permission denied")
-    return Finding(key, "ok", f"{path} can be read")
+def _filter(filter: Mapping[str, Any]) -> Finding:
+    try:
+        check_filter(filter)
+    except RagRequestError as error:
+        return Finding("rag.search.filter", "error", str(error))
+    return Finding("rag.search.filter", "ok", f"{', '.join(filter)} can be filtered by")
 
 
-def _scorable(sources: Sequence[DataSource]) -> list[Finding]:
-    """grounded_answers needs to know which passage answers, and rows from a file do not say."""
+def _reranking(recipe: Recipe) -> list[Finding]:
+    assert recipe.rag is not None and recipe.evaluate is not None
+    if recipe.rag.search.rerank is not None:
+        return [_model("rag.search.rerank", recipe.rag.search.rerank)]
+    words = "there is no setting reranked unless rag.search.rerank names a model"
     return [
-        Finding(
-            "evaluate.tasks",
-            "error",
-            f"grounded_answers scores rows that were synthesised from documents, and data.sources.{number} is a file; "
-            "leave evaluate out, or take the file out of data.sources",
-        )
-        for number, source in enumerate(sources)
-        if isinstance(source, PathSource)
+        Finding("evaluate.gates", "error", f"{gate}: {words}")
+        for gate in recipe.evaluate.gates
+        if isinstance(gate, RetrievalGate) and "reranked" in (gate.setting, gate.other)
     ]
+
+
+def _judgements(section: RetrievalSection) -> Finding:
+    judged_queries = section.split if section.tune is None else f"{section.split}, {section.tune}"
+    try:
+        read_splits(section)
+    except (RequestError, RagRequestError) as error:
+        return Finding("evaluate.retrieval", "error", str(error).removeprefix("evaluate.retrieval."))
+    return Finding("evaluate.retrieval", "ok", f"{section.folder} has judged queries for {judged_queries}")
+
+
+def _source(number: int, source: ReadSource, *, allow_code: bool, scored: bool) -> list[Finding]:
+    """Whether a source is there and, for files, what format its first rows have. `scored` says whether its test rows
+    are to be scored as grounded answers."""
+    key = f"data.sources.{number}"
+    severity, text = check_source(source, allow_code=allow_code)
+    findings = [Finding(f"{key}.{_named_by(source)}", severity, text)]
+    if severity != "ok" or not isinstance(source, PathSource):
+        return findings
+    try:
+        batch = next(read_source(source, Ledger(), batch_rows=_ROWS_LOOKED_AT), None)
+        if batch is None:
+            raise RequestError(f"{source.path} gives no rows")
+        chosen = choose_format(batch.rows, source.format, source.fields, key)
+    except RequestError as error:
+        return [*findings, Finding(f"{key}.format", "error", str(error).removeprefix(f"{key}.format: "))]
+    findings.append(Finding(f"{key}.format", "ok", chosen.why))
+    if scored and chosen.name != "question_answer":
+        text = (
+            f"grounded_answers scores rows that know which passage answers, and {source.path} holds {chosen.name}; "
+            "leave evaluate out, or take this source for training alone with use: train"
+        )
+        if source.use != "train":
+            findings.append(Finding("evaluate.tasks", "error", text))
+    return findings
+
+
+def _named_by(source: ReadSource) -> str:
+    """The key that a source is known by."""
+    match source:
+        case PathSource():
+            return "path"
+        case HubSource():
+            return "hub"
+        case SqlSource():
+            return "sql"
+        case CallableSource():
+            return "callable"
 
 
 def _micro_batches(batch: int, micro: int) -> Finding:

@@ -8,8 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel, JsonValue
 
 from hfkit.artifact import file_sha256, fingerprint_of
+from hfkit.data.builtin_templates import BUILTIN, builtin_template
 from hfkit.models.embedded import PREFIX, embedded_model
-from hfkit.recipe import PathSource, Recipe, SynthesizeSource
+from hfkit.recipe import Recipe, SynthesizeSource
 from hfkit.stage import Stage, StageContext, StageName
 
 
@@ -22,24 +23,28 @@ def _index_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     return {
         "rag": recipe.rag.model_dump(mode="json", exclude={"search"}),
         "embedder": _model_identity(recipe.rag.embedder, recipe.rag.revision),
-        "documents": fingerprint_sources(recipe.rag.documents),
+        "documents": fingerprint_sources(recipe.rag.documents, recipe.rag.hosts),
         "chunker": CHUNKER_VERSION,
         "format": FORMAT_VERSION,
     }
 
 
 def _data_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
+    from hfkit.data.sources import identify_source
     from rag.answer import grounded_messages
 
-    assert recipe.data is not None and recipe.model is not None
+    assert recipe.data is not None
     reads: dict[str, JsonValue] = {
-        "data": recipe.data.model_dump(mode="json"),
-        "files": {str(s.path): file_sha256(s.path) for s in recipe.data.sources if isinstance(s, PathSource)},
+        # Whether rows are packed is decided when they are trained.
+        "data": recipe.data.model_dump(mode="json", exclude={"packing"}),
+        "sources": [identify_source(s) for s in recipe.data.sources if not isinstance(s, SynthesizeSource)],
         "seed": recipe.seed,
-        # Tokens are what is prepared, so whatever makes the tokens is an input.
-        "tokenizer": _model_identity(recipe.model.base, recipe.model.revision),
-        "chat_template": None if recipe.model.chat_template is None else file_sha256(recipe.model.chat_template),
     }
+    if recipe.model is not None:
+        # Tokens are what is prepared, so whatever makes the tokens is an input.
+        reads["tokenizer"] = _model_identity(recipe.model.base, recipe.model.revision)
+        reads["chat_template"] = _template_identity(recipe.model.chat_template)
+        reads["template_arguments"] = dict(recipe.model.template_arguments)
     if recipe.rag is not None and _synthesises(recipe):
         reads["search"] = recipe.rag.search.mode
         # Whoever words the prompt anew must train anew.
@@ -55,8 +60,27 @@ def _train_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
 
 
 def _evaluate_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
+    from rag.qrels import judged_files
+
     assert recipe.evaluate is not None
-    return {"evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
+    reads: dict[str, JsonValue] = {"evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
+    section = recipe.evaluate.retrieval
+    if section is not None and recipe.rag is not None:
+        reads["search"] = recipe.rag.search.model_dump(mode="json")
+        splits = [section.split] if section.tune is None else [section.split, section.tune]
+        files = [path for split in splits for path in judged_files(section.folder, split)]
+        reads["judgements"] = {str(path): file_sha256(path) for path in files}
+    return reads
+
+
+def _evaluate_needs(recipe: Recipe) -> tuple[StageName, ...]:
+    assert recipe.evaluate is not None
+    needs: tuple[StageName, ...] = ()
+    if "grounded_answers" in recipe.evaluate.tasks:
+        needs += ("data", "train")
+    if "retrieval" in recipe.evaluate.tasks:
+        needs += ("index",)
+    return needs
 
 
 def _model_identity(reference: str, revision: str | None) -> str:
@@ -68,6 +92,13 @@ def _model_identity(reference: str, revision: str | None) -> str:
         return f"{reference}@{revision}"
     files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return fingerprint_of({str(path.relative_to(folder)): [s.st_size, s.st_mtime_ns] for path, s in files})
+
+
+def _template_identity(template: Path | None) -> str | None:
+    """What the recipe's template says now."""
+    if template is None:
+        return None
+    return builtin_template(str(template)) if str(template).startswith(BUILTIN) else file_sha256(template)
 
 
 def _synthesises(recipe: Recipe) -> bool:
@@ -102,9 +133,9 @@ STAGES: Mapping[StageName, Stage] = {
     stage.name: stage
     for stage in (
         Stage("index", 1, True, _index_reads, lambda recipe: (), _run_index),
-        Stage("data", 1, False, _data_reads, lambda recipe: ("index",) if _synthesises(recipe) else (), _run_data),
-        Stage("train", 1, False, _train_reads, lambda recipe: ("data",), _run_train),
-        Stage("evaluate", 1, False, _evaluate_reads, lambda recipe: ("data", "train"), _run_evaluate),
+        Stage("data", 2, False, _data_reads, lambda recipe: ("index",) if _synthesises(recipe) else (), _run_data),
+        Stage("train", 2, False, _train_reads, lambda recipe: ("data",), _run_train),
+        Stage("evaluate", 1, False, _evaluate_reads, _evaluate_needs, _run_evaluate),
     )
 }
 
@@ -115,9 +146,6 @@ _ORDER_OF_WISHES: tuple[StageName, ...] = ("data", "train", "evaluate", "index")
 def wanted_stages(recipe: Recipe) -> tuple[StageName, ...]:
     """The stages that `recipe` names, each after those it needs."""
     sections = {"data": recipe.data, "train": recipe.train, "evaluate": recipe.evaluate, "index": recipe.rag}
-    # Without a model there is no tokenizer to prepare data for.
-    if recipe.model is None:
-        sections["data"] = None
     return closure([name for name in _ORDER_OF_WISHES if sections[name] is not None], recipe)
 
 

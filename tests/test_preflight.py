@@ -149,7 +149,7 @@ def test_a_source_must_be_a_file_that_can_be_read(tiny_recipe: RecipeWriter, mon
     assert "no such file" in found(recipe, key).text
     Path("rows.jsonl").mkdir()
     finding = found(recipe, key)
-    assert finding.severity == "error" and "is a folder" in finding.text
+    assert finding.severity == "error" and "holds no files" in finding.text
     Path("rows.jsonl").rmdir()
     Path("rows.jsonl").write_text("{}\n", encoding="utf-8")
     assert found(recipe, key).severity == "ok"

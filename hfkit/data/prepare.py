@@ -1,245 +1,271 @@
-"""The data stage: sources in, the prepared dataset out, and an account of every row that was dropped."""
+"""The data stage: sources in, the prepared dataset out, and an account of every row that was dropped.
+
+    sources -> rows -> canonical examples on disk -> duplicates, splits, contamination -> one mixed order -> sequences
+
+Only a few bytes a row are held in memory; the examples are read from disk again, in order, wherever they are needed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
-from hfkit.data.conversation import Conversation
-from hfkit.data.prepared import TEST, TRAIN, PreparedRow, write_rows
-from hfkit.data.rendering import Renderer
-from hfkit.data.sources import read_conversations
-from hfkit.data.splitting import choose_test_groups
-from hfkit.data.synthesis import Question, normalised, questions_from, write_examples
+from hfkit.data.card import DataResult, SourceSummary, Tally, write_card
+from hfkit.data.examples import EXAMPLE, Kind
+from hfkit.data.grounding import write_grounded_examples
+from hfkit.data.landing import Landed, Strata, land_examples, land_source
+from hfkit.data.ledger import Ledger
+from hfkit.data.mixing import Numbers, mixed
+from hfkit.data.prepared import (
+    EXAMPLES,
+    SEQUENCES,
+    ShardWriter,
+    Side,
+    content_hash,
+    example_batch,
+    example_schema,
+    sequence_schema,
+)
+from hfkit.data.rendering_pool import BATCH, RenderedBatch, RenderSettings, render_batches
+from hfkit.data.selection import Sides, choose_rows
 from hfkit.errors import RequestError
-from hfkit.models.loading import load_tokenizer
-from hfkit.recipe import PathSource, Recipe, SplitsSection, SynthesizeSection, SynthesizeSource
+from hfkit.recipe import Recipe, SynthesizeSource
 from hfkit.stage import StageContext
-from rag.answer import ABSTENTION, without_citations
-from rag.chunking import Chunk
-from rag.search import SearchSettings
 
+# What supervised fine-tuning takes; other kinds are kept as examples, for the methods that take them.
+_RENDERED: tuple[Kind, ...] = ("conversation", "text")
+_LANDED = ".landed"
+# The share of dropped rows from which the user should think twice.
+_MANY = 0.1
 
-class SplitSummary(BaseModel):
-    """`tokens` counts all tokens of the rows' sequences, `trained_tokens` those the loss is computed on."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rows: int
-    documents: int
-    unanswerable: int
-    tokens: int
-    trained_tokens: int
-    longest: int
-
-
-class Dropped(BaseModel):
-    """Rows that were left out for one reason, and the first few of their names."""
-
-    model_config = ConfigDict(frozen=True)
-
-    reason: str
-    rows: int
-    first: tuple[str, ...]
-
-
-class DataResult(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    train: SplitSummary
-    test: SplitSummary
-    dropped: tuple[Dropped, ...]
-    special_tokens_as_text: int
-
-
-@dataclass(slots=True)
-class _Splits:
-    train: list[Conversation] = field(default_factory=list)
-    test: list[Conversation] = field(default_factory=list)
+Order = Iterable[tuple[int, int]]
+"""(source, row number) of each row, in the order in which it is written."""
 
 
 def prepare(context: StageContext) -> DataResult:
     """Make the prepared dataset in `context.folder`.
 
     Raises:
-        RequestError: a source is at fault, or nothing is left to train or to test on.
+        RequestError: a source is at fault, more rows were dropped than the recipe allows, or nothing is left to train
+            or to test on.
     """
     recipe = context.recipe
-    assert recipe.data is not None and recipe.model is not None
-    renderer = Renderer(load_tokenizer(recipe.model))
-    splits = _Splits()
-    for source in recipe.data.sources:
-        if isinstance(source, PathSource):
-            _split_conversations(read_conversations(source.path), recipe, splits)
-    synthesized = [s.synthesize for s in recipe.data.sources if isinstance(s, SynthesizeSource)]
-    if synthesized:
-        _synthesise(context, synthesized, splits)
-    ledger = _Ledger()
-    splits.test = _uncontaminated(splits.test, splits.train, ledger)
-    train = _render(splits.train, renderer, recipe.data.max_length, ledger)
-    test = _render(splits.test, renderer, recipe.data.max_length, ledger)
-    for name, rows in (("train", train), ("test", test)):
-        if not rows:
-            raise RequestError(f"data: no rows are left to {name} on ({ledger.in_words() or 'the sources gave none'})")
-    write_rows(train, context.folder / TRAIN)
-    write_rows(test, context.folder / TEST)
-    spelled = sum(bool(renderer.spelled_specials(c.as_messages())) for c in (*splits.train, *splits.test))
+    assert recipe.data is not None
+    for leftover in (_LANDED, EXAMPLES, SEQUENCES):
+        shutil.rmtree(context.folder / leftover, ignore_errors=True)
+    ledger = Ledger()
+    landed = _land(context, ledger)
+    read = sum(source.read for source in landed)
+    _hold_limit(recipe, ledger, read)
+    rendered = _one_task(landed, recipe)
+    sides = choose_rows(landed, recipe.data, recipe.seed, ledger)
+    train = mixed(sides.train, [source.weight for source in landed], recipe.data.mix, recipe.seed)
+    test = ((at, number) for at, numbers in enumerate(sides.test) for number in numbers.tolist())
+    tallies: dict[Side, Tally] = {
+        "train": _write(context, "train", landed, train, ledger, rendered=rendered, rows=_count(sides.train)),
+        "test": _write(context, "test", landed, test, ledger, rendered=rendered, rows=_count(sides.test)),
+    }
+    _hold_limit(recipe, ledger, read)
+    for side, tally in tallies.items():
+        if not tally.rows:
+            raise RequestError(f"data: no rows are left to {side} on ({in_words(ledger) or 'the sources gave none'})")
     result = DataResult(
-        train=_summary(train), test=_summary(test), dropped=ledger.dropped(), special_tokens_as_text=spelled
+        content=content_hash(context.folder),
+        sources=_sources(landed, sides),
+        train=tallies["train"].summary(),
+        test=tallies["test"].summary(),
+        tokens_too_long=sum(tally.tokens_too_long for tally in tallies.values()),
+        dropped=ledger.dropped,
+        noted=ledger.noted,
+        remarks=tallies["train"].remarks,
     )
-    context.progress.say(
-        f"  {result.train.rows} rows to train on ({result.train.trained_tokens:,} trained of {result.train.tokens:,} "
-        f"tokens), {result.test.rows} test rows from {result.test.documents} documents that training never sees"
-    )
-    if ledger.reasons:
-        context.progress.say(f"  dropped: {ledger.in_words()}")
-    if spelled:
-        context.progress.say(f"  {spelled} rows spell special tokens in their text; these stay text")
+    write_card(result, tallies, recipe.name, context.folder)
+    _say(context, result, ledger)
     return result
 
 
-def _split_conversations(conversations: Sequence[Conversation], recipe: Recipe, splits: _Splits) -> None:
-    assert recipe.data is not None
-    test = choose_test_groups([row.document for row in conversations], recipe.data.splits.test, recipe.seed)
-    splits.train += [row for row in conversations if row.document not in test]
-    splits.test += [row for row in conversations if row.document in test]
-
-
-def _synthesise(context: StageContext, sources: Sequence[SynthesizeSection], splits: _Splits) -> None:
-    """Write the rows of all `sources` at once: what one of them tests on, no other may show while it trains."""
-    from hfkit.indexing import open_index
-
+def _land(context: StageContext, ledger: Ledger) -> list[Landed]:
     recipe = context.recipe
-    assert recipe.data is not None and recipe.rag is not None
-    mode = recipe.rag.search.mode
-    with open_index(context.upstream["index"], recipe.rag) as index:
-        chunks = index.chunks()
-        everything = frozenset(chunk.document_id for chunk in chunks)
-        dealt = _deal_questions(chunks, sources, recipe.data.splits, recipe.seed)
-        unseen = frozenset().union(*(source.test_documents for source in dealt))
-
-        def retrieve(texts: Sequence[str], top_k: int, within: Collection[str]) -> list[list[Chunk]]:
-            found = index.search_many(texts, SearchSettings(mode, top_k), within)
-            return [[hit.chunk for hit in hits] for hits in found]
-
-        with context.progress.bar("writing examples") as update:
-            for number, source in enumerate(dealt):
-                update(number, len(dealt))
-                training_documents = everything - unseen
-                splits.train += write_examples(source.train, retrieve, training_documents, source.settings, recipe.seed)
-                # The passages beside a test question's own come from everything that is indexed.
-                splits.test += write_examples(source.test, retrieve, everything, source.settings, recipe.seed + 1)
-            update(len(dealt), len(dealt))
-
-
-@dataclass(frozen=True, slots=True)
-class _Dealt:
-    """One source's questions, dealt out. `test_documents` may not be shown in training."""
-
-    settings: SynthesizeSection
-    train: list[Question]
-    test: list[Question]
-    test_documents: frozenset[str]
-
-
-def _deal_questions(
-    chunks: Sequence[Chunk], sources: Sequence[SynthesizeSection], splits: SplitsSection, seed: int
-) -> list[_Dealt]:
-    seen: set[str] = set()
-    dealt = []
-    for number, settings in enumerate(sources):
-        questions = questions_from(chunks, settings, seed + number, seen)
-        if not questions:
-            of = "the documents" if settings.documents is None else f"the documents {', '.join(settings.documents)}"
-            raise RequestError(
-                f"data.sources: {of} give no questions: they need headings with a sentence of prose below them"
-            )
-        whole = splits.by == "document"
-        groups = [q.chunk.document_id if whole else f"{n:09}" for n, q in enumerate(questions)]
-        test = choose_test_groups(groups, splits.test, seed)
-        dealt.append(
-            _Dealt(
-                settings=settings,
-                train=[q for q, group in zip(questions, groups, strict=True) if group not in test],
-                test=[q for q, group in zip(questions, groups, strict=True) if group in test],
-                test_documents=test if whole else frozenset(),
-            )
+    assert recipe.data is not None
+    folder = context.folder / _LANDED
+    strata = Strata(recipe.data.splits.stratify)
+    landed = []
+    for number, source in enumerate(recipe.data.sources):
+        if isinstance(source, SynthesizeSource):
+            continue
+        one = land_source(
+            source,
+            number,
+            folder / str(number),
+            splits=recipe.data.splits,
+            quality=recipe.data.quality,
+            strata=strata,
+            allow_code=recipe.allow_code,
+            ledger=ledger,
         )
-    # Two sources may ask about one document; where the first tests on it, the second must not train on it.
-    unseen = frozenset().union(*(source.test_documents for source in dealt))
-    return [replace(source, train=[q for q in source.train if q.chunk.document_id not in unseen]) for source in dealt]
+        context.progress.say(f"  {one.name}: {len(one.keys):,} of {one.read:,} rows kept; {one.why}")
+        if not len(one.keys):
+            raise RequestError(f"{one.name}: none of its {one.read:,} rows can be used:\n{in_words(ledger)}")
+        landed.append(one)
+    synthesized = [source.synthesize for source in recipe.data.sources if isinstance(source, SynthesizeSource)]
+    if synthesized:
+        train, test = write_grounded_examples(context, synthesized)
+        use: Side
+        for use, written in (("train", train), ("test", test)):
+            name = f"synthesize ({use})"
+            splits = recipe.data.splits
+            landed.append(land_examples(written, name, folder / name, use=use, splits=splits, strata=strata))
+    return landed
 
 
-def _uncontaminated(test: Sequence[Conversation], train: Sequence[Conversation], ledger: _Ledger) -> list[Conversation]:
-    """The test rows of which training shows neither the question nor the answer, anywhere in any row."""
-    prompts = {_prompt(row) for row in train if row.grounding is None}
-    shown = "\n".join(f" {normalised(turn.content)} " for row in train for turn in row.messages)
-    clean = []
-    for row in test:
-        # Chats share short turns; what must be new in one is all that comes before the answer.
-        texts = [] if row.grounding is None else [row.grounding.question]
-        answer = without_citations(row.messages[-1].content)
-        # Labels and abstentions are the same everywhere; what must be new there is the question.
-        if len(answer.split()) > 3 and answer != ABSTENTION:
-            texts.append(answer)
-        if _prompt(row) in prompts or any(f" {normalised(text)} " in shown for text in texts):
-            ledger.drop("test row whose question or answer stands in training", row.id)
-        else:
-            clean.append(row)
-    return clean
+def _one_task(landed: Sequence[Landed], recipe: Recipe) -> bool:
+    """Whether the examples are rendered into sequences. Raises RequestError where sources do not belong together, or
+    the recipe's method cannot train on them."""
+    kinds = {source.kind: source.name for source in landed if source.kind is not None}
+    rendered = [kind for kind in kinds if kind in _RENDERED]
+    others = [kind for kind in kinds if kind not in _RENDERED]
+    if len(others) + bool(rendered) > 1:
+        said = ", ".join(f"{name} holds {kind}" for kind, name in kinds.items())
+        raise RequestError(f"data.sources: examples of different tasks cannot be trained together: {said}")
+    if others and recipe.train is not None:
+        raise RequestError(
+            f"data.sources: {kinds[others[0]]} holds {others[0]} examples, and train.method={recipe.train.method} "
+            "trains on conversations and plain text; name another format, or leave train out to prepare them only"
+        )
+    if rendered and recipe.model is None:
+        raise RequestError("data: conversations and text are prepared for a model's tokenizer; give model.base")
+    return bool(rendered)
 
 
-def _prompt(row: Conversation) -> tuple[tuple[str, str], ...]:
-    return tuple((turn.role, normalised(turn.content)) for turn in row.messages[:-1])
+def _write(
+    context: StageContext,
+    side: Side,
+    landed: Sequence[Landed],
+    order: Order,
+    ledger: Ledger,
+    *,
+    rendered: bool,
+    rows: int,
+) -> Tally:
+    """Write one side. `rows` is about how many there are, for the bar."""
+    recipe = context.recipe
+    assert recipe.data is not None
+    tally = Tally()
+    batches = _batches(_texts(landed, order))
+    if rendered:
+        assert recipe.model is not None
+        settings = RenderSettings(
+            model=recipe.model,
+            max_length=recipe.data.max_length,
+            special_tokens=recipe.data.quality.special_tokens,
+            chat=any(source.kind == "conversation" for source in landed),
+        )
+        prepared: Iterator[RenderedBatch] = render_batches(batches, settings, rows)
+    else:
+        prepared = (RenderedBatch.unrendered(texts) for texts in batches)
+    seen = 0
+    with (
+        ShardWriter(context.folder / EXAMPLES, side, example_schema()) as examples_file,
+        ShardWriter(context.folder / SEQUENCES, side, sequence_schema()) as sequences_file,
+        context.progress.bar(f"preparing {side} rows") as update,
+    ):
+        update(0, rows)
+        for batch in prepared:
+            seen += len(batch.texts)
+            texts = [text for text, kept in zip(batch.texts, batch.outcome.kept, strict=True) if kept]
+            examples = [EXAMPLE.validate_json(text) for text in texts]
+            examples_file.write(example_batch(examples))
+            sequences_file.write(batch.sequences)
+            tally.add(examples, batch.sequences, batch.outcome.tokens_too_long)
+            tally.remarks = batch.outcome.remarks
+            for account in batch.outcome.dropped:
+                ledger.merge_dropped(account)
+            for account in batch.outcome.noted:
+                ledger.merge_noted(account)
+            update(seen, max(seen, rows))
+    return tally
 
 
-def _render(rows: Sequence[Conversation], renderer: Renderer, max_length: int, ledger: _Ledger) -> list[PreparedRow]:
-    prepared = []
-    for row in rows:
-        try:
-            rendered = renderer.training_sequences(row.as_messages())
-        except RequestError as error:
-            raise RequestError(f"{row.id}: {error}") from error
-        sequences = [PreparedRow.of(row, sequence) for sequence in rendered]
-        if not sequences:
-            ledger.drop("nothing in it would be trained", row.id)
-        for sequence in sequences:
-            if sequence.length > max_length:
-                ledger.drop(f"longer than data.max_length ({max_length} tokens)", row.id)
-            else:
-                prepared.append(sequence)
-    return prepared
+def _texts(landed: Sequence[Landed], order: Order) -> Iterator[str]:
+    """The examples in this order, as JSON; each source is read on from where it was, and again when it starts over."""
+    readers = [_Reader(source) for source in landed]
+    for at, number in order:
+        yield readers[at].read(number)
 
 
-def _summary(rows: Sequence[PreparedRow]) -> SplitSummary:
-    return SplitSummary(
-        rows=len(rows),
-        documents=len({row.document for row in rows}),
-        unanswerable=sum(row.grounding is not None and row.grounding.gold is None for row in rows),
-        tokens=sum(row.length for row in rows),
-        trained_tokens=sum(row.length - row.prompt_length for row in rows),
-        longest=max(row.length for row in rows),
+class _Reader:
+    """Reads a landed source forwards; asked for a row that has passed, it starts at the beginning again."""
+
+    def __init__(self, landed: Landed) -> None:
+        self._landed = landed
+        self._texts = landed.texts()
+        self._next = 0
+
+    def read(self, number: int) -> str:
+        if number < self._next:
+            self._texts = self._landed.texts()
+            self._next = 0
+        for text in self._texts:
+            self._next += 1
+            if self._next > number:
+                return text
+        raise IndexError(number)
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _hold_limit(recipe: Recipe, ledger: Ledger, read: int) -> None:
+    assert recipe.data is not None
+    allowed = recipe.data.quality.allowed(read)
+    if ledger.rows_dropped > allowed:
+        raise RequestError(
+            f"data.quality.max_dropped: {ledger.rows_dropped:,} of {read:,} rows were dropped, and "
+            f"{recipe.data.quality.max_dropped} may be:\n{in_words(ledger)}"
+        )
+
+
+def in_words(ledger: Ledger) -> str:
+    """Each reason on a line, with the first rows that have it."""
+    return "\n".join(f"  {a.rows:,} rows: {a.reason}, such as {'; '.join(a.first[:3])}" for a in ledger.dropped)
+
+
+def _count(numbers: Sequence[Numbers]) -> int:
+    return sum(len(here) for here in numbers)
+
+
+def _sources(landed: Sequence[Landed], sides: Sides) -> tuple[SourceSummary, ...]:
+    return tuple(
+        SourceSummary(
+            name=source.name,
+            kind=source.kind,
+            why=source.why,
+            read=source.read,
+            kept=len(train) + len(test),
+        )
+        for source, train, test in zip(landed, sides.train, sides.test, strict=True)
     )
 
 
-class _Ledger:
-    """Which rows were dropped, and why."""
-
-    shown = 5
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, list[str]] = {}
-
-    def drop(self, reason: str, row: str) -> None:
-        self.reasons.setdefault(reason, []).append(row)
-
-    def dropped(self) -> tuple[Dropped, ...]:
-        return tuple(
-            Dropped(reason=reason, rows=len(rows), first=tuple(rows[: self.shown]))
-            for reason, rows in self.reasons.items()
-        )
-
-    def in_words(self) -> str:
-        return "; ".join(f"{len(rows)} rows: {reason}, such as {rows[0]}" for reason, rows in self.reasons.items())
+def _say(context: StageContext, result: DataResult, ledger: Ledger) -> None:
+    train, test = result.train, result.test
+    context.progress.say(
+        f"  {train.rows:,} rows to train on ({train.trained_tokens:,} trained of {train.tokens:,} tokens), "
+        f"{test.rows:,} test rows from {test.documents:,} documents that training never sees"
+    )
+    if ledger.rows_dropped > _MANY * (train.rows + test.rows + ledger.rows_dropped):
+        context.progress.say("  many rows were dropped; data.quality.max_dropped can make that an error")
+    for remark in result.remarks:
+        context.progress.say(f"  note on the chat template: {remark}")
+    for account in ledger.dropped:
+        context.progress.say(f"  dropped {account.rows:,} rows: {account.reason}, such as {account.first[0]}")
+    for account in ledger.noted:
+        context.progress.say(f"  note, {account.rows:,} rows: {account.reason}, such as {account.first[0]}")

@@ -1,4 +1,4 @@
-"""The evaluate stage: base and tuned model on the same test rows, compared, and the gates held against them."""
+"""The evaluate stage: base and tuned model on the same test rows, search on judged queries, and the gates held."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from hfkit.data.prepared import TEST, read_rows
-from hfkit.data.rendering import Renderer
+from hfkit.data.prepared import read_examples
 from hfkit.errors import RequestError
 from hfkit.evaluation.generation import Generation, generate
 from hfkit.evaluation.grounded_answers import GroundedRow, grounded_rows, score, wordings
 from hfkit.evaluation.result import TITLES, Comparison, EvaluateResult, GateResult
+from hfkit.evaluation.retrieval import held_gate, measure_retrieval
 from hfkit.evaluation.statistics import compare, lower_bound
-from hfkit.models.loading import load_model, load_tokenizer
+from hfkit.models.loading import load_model, load_renderer
 from hfkit.models.tuned import ADAPTER, attach_adapter, load_tuned
 from hfkit.recipe import Gate, MetricName
 from hfkit.stage import StageContext
@@ -40,13 +40,27 @@ class Prediction(BaseModel):
 
 
 def evaluate(context: StageContext) -> EvaluateResult:
+    """Run the recipe's tasks and hold its gates against what they gave."""
+    recipe = context.recipe
+    assert recipe.evaluate is not None
+    predictions: list[Prediction] = []
+    result = EvaluateResult(gates=())
+    if "grounded_answers" in recipe.evaluate.tasks:
+        predictions, result = _grounded_answers(context)
+    measured = measure_retrieval(context) if "retrieval" in recipe.evaluate.tasks else None
+    gates: list[GateResult] = []
+    for gate in recipe.evaluate.gates:
+        if isinstance(gate, Gate):
+            gates.append(_held(gate, predictions, recipe.seed))
+        elif measured is not None:  # as it is: the recipe's own check asks for the task
+            gates.append(held_gate(gate, measured, recipe.seed))
+    return result.model_copy(update={"gates": tuple(gates), "retrieval": None if measured is None else measured.result})
+
+
+def _grounded_answers(context: StageContext) -> tuple[list[Prediction], EvaluateResult]:
     """Score both models, keep `predictions.jsonl` and `comparison.json`."""
     recipe = context.recipe
-    assert recipe.model is not None and recipe.evaluate is not None
-    prepared = read_rows(context.upstream["data"] / TEST)
-    rows = grounded_rows(prepared)
-    # The last message is the answer; what stands before it is what a model is asked.
-    prompts = [[turn.as_message() for turn in row.messages[:-1]] for row in prepared]
+    rows, prompts = grounded_rows(read_examples(context.upstream["data"], "test"))
     base, tuned = _answers(context, prompts)
     predictions = _predictions(rows, base, tuned)
     (context.folder / PREDICTIONS).write_text(
@@ -54,14 +68,14 @@ def evaluate(context: StageContext) -> EvaluateResult:
     )
     result = EvaluateResult(
         comparison={m: _compared(predictions, m, recipe.seed) for m in TITLES if _scored_on(predictions, m)},
-        gates=tuple(_held(gate, predictions, recipe.seed) for gate in recipe.evaluate.gates),
+        gates=(),
         cut_off={"base": sum(not a.stopped for a in base), "tuned": sum(not a.stopped for a in tuned)},
         rows=len(rows),
         unanswerable=sum(row.gold is None for row in rows),
     )
     comparison = {metric: entry.model_dump() for metric, entry in result.comparison.items()}
     (context.folder / "comparison.json").write_text(json.dumps(comparison, indent=2) + "\n", encoding="utf-8")
-    return result
+    return predictions, result
 
 
 def _answers(context: StageContext, prompts: Sequence[Sequence[Message]]) -> tuple[list[Generation], list[Generation]]:
@@ -69,7 +83,7 @@ def _answers(context: StageContext, prompts: Sequence[Sequence[Message]]) -> tup
     recipe = context.recipe
     assert recipe.model is not None and recipe.evaluate is not None
     settings = recipe.evaluate
-    renderer = Renderer(load_tokenizer(recipe.model))
+    renderer = load_renderer(recipe.model)
     model, _ = load_model(recipe.model)
     with context.progress.bar("base answers") as update:
         base = generate(

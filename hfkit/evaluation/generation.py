@@ -39,6 +39,7 @@ def generate(
 
     tokenizer = renderer.tokenizer
     ids = [renderer.prompt_ids(prompt) for prompt in prompts]
+    stops = frozenset(renderer.stop_ids)
     answers: dict[int, Generation] = {}
     # The longest first: should memory not suffice, it shows at once.
     order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
@@ -53,13 +54,12 @@ def generate(
                 **batch,
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=renderer.stop_id,
+                eos_token_id=list(renderer.stop_ids),
                 pad_token_id=tokenizer.pad_token_id,
             )
         for row, new in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            stopped = renderer.stop_id in new
-            spoken = new[: new.index(renderer.stop_id)] if stopped else new
-            text = tokenizer.decode(spoken, skip_special_tokens=True)
-            answers[row] = Generation(text=str(text).strip(), stopped=stopped)
+            end = next((place for place, token in enumerate(new) if token in stops), None)
+            text = tokenizer.decode(new[:end], skip_special_tokens=True)
+            answers[row] = Generation(text=str(text).strip(), stopped=end is not None)
         update(len(answers), len(ids))
     return [answers[row] for row in range(len(ids))]

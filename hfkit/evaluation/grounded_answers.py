@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from hfkit.data.prepared import PreparedRow
+from hfkit.data.conversation import Conversation
+from hfkit.data.examples import Example
 from hfkit.errors import RequestError
 from hfkit.evaluation.generation import Generation
 from hfkit.recipe import MetricName
-from rag.answer import cited_numbers, is_abstention, without_citations
+from rag.answer import Message, cited_numbers, is_abstention, without_citations
 
 
 class GroundedRow(BaseModel):
@@ -25,25 +26,34 @@ class GroundedRow(BaseModel):
     gold: int | None
 
 
-def grounded_rows(rows: Sequence[PreparedRow]) -> list[GroundedRow]:
-    """Raises RequestError where a row does not know which passage answers it."""
-    grounded = []
-    for row in rows:
-        if row.grounding is None:
+def grounded_rows(examples: Iterable[Example]) -> tuple[list[GroundedRow], list[list[Message]]]:
+    """The test rows, and the prompt of each: the last message is the answer, what stands before it is what a model is
+    asked.
+
+    Raises:
+        RequestError: a row does not know which passage answers it.
+    """
+    rows: list[GroundedRow] = []
+    prompts: list[list[Message]] = []
+    for example in examples:
+        if not isinstance(example, Conversation) or example.grounding is None:
             raise RequestError(
-                f"evaluate.tasks: grounded_answers needs rows that were synthesised from documents; {row.id} was not. "
-                "Take evaluate out of the recipe, or use data.sources with synthesize alone"
+                "evaluate.tasks: grounded_answers needs rows that know which passage answers, as synthesize writes "
+                f"them and question_answer rows with a context are; {example.id} is none. Take evaluate out of the "
+                "recipe, or that source out of the test rows with use: train"
             )
-        grounded.append(
+        *asked, answer = example.as_messages()
+        prompts.append(asked)
+        rows.append(
             GroundedRow(
-                id=row.id,
-                document=row.document,
-                question=row.grounding.question,
-                reference=row.messages[-1].content,
-                gold=row.grounding.gold,
+                id=example.id,
+                document=example.document,
+                question=example.grounding.question,
+                reference=answer["content"],
+                gold=example.grounding.gold,
             )
         )
-    return grounded
+    return rows, prompts
 
 
 def score(row: GroundedRow, answer: Generation, f1: float) -> dict[MetricName, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from hfkit.evaluation.retrieval_result import RetrievalResult
 from hfkit.recipe import MetricName
 
 TITLES: Mapping[MetricName, str] = {
@@ -43,9 +44,10 @@ class Comparison(BaseModel):
 
 
 class GateResult(BaseModel):
-    """`at_least` is what the tuned metric, or its lead over base, is at least at the gate's confidence (one-sided).
+    """`at_least` is what the metric, or its lead over what it is compared with, is at least at the gate's confidence
+    (one-sided).
 
-    It is None where there are too few test documents to say; then the gate does not hold.
+    It is None where there are too few test documents, or queries, to say; then the gate does not hold.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,12 +59,16 @@ class GateResult(BaseModel):
 
 
 class EvaluateResult(BaseModel):
-    """`cut_off` counts, for base and tuned, answers that did not end by themselves within the token limit."""
+    """What the tasks gave. All but `gates` and `retrieval` is that of grounded_answers, and empty without it.
+
+    `cut_off` counts, for base and tuned, answers that did not end by themselves within the token limit.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    comparison: dict[MetricName, Comparison]
+    comparison: dict[MetricName, Comparison] = {}
     gates: tuple[GateResult, ...]
-    cut_off: dict[str, int]
-    rows: int
-    unanswerable: int
+    cut_off: dict[str, int] = {}
+    rows: int = 0
+    unanswerable: int = 0
+    retrieval: RetrievalResult | None = None

@@ -47,6 +47,15 @@ def compare(
     )
 
 
+def interval(
+    scores: Sequence[float], documents: Sequence[str], *, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Holds the mean of `scores`, at least one, with `confidence` (two-sided); from the bootstrap over documents."""
+    sums, counts = _by_document(np.asarray(scores, float), documents)
+    low, high = np.quantile(_bootstrap(sums, counts, seed), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
 def lower_bound(scores: Sequence[float], documents: Sequence[str], *, confidence: float, seed: int = 0) -> float | None:
     """What the mean of `scores` is at least, with one-sided `confidence`; from the bootstrap over documents.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfkit.data.builtin_templates import BUILTIN, builtin_template
+from hfkit.data.rendering import Renderer, SpecialTokens
 from hfkit.errors import RequestError
 from hfkit.models.embedded import PREFIX, embedded_model, fetch
 from hfkit.models.precision import Resolved, resolve_precision
@@ -45,8 +48,10 @@ def locate(reference: str, revision: str | None = None) -> Located:
     return Located(reference, revision)
 
 
-def load_tokenizer(settings: ModelSection) -> PreTrainedTokenizerBase:
+def load_tokenizer(settings: ModelSection, *, chat: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer with the chat template that training and inference both use; pads on the left.
+
+    `chat` is False where only plain text is to be tokenised, and no chat template is needed.
 
     Raises:
         RequestError: the model cannot be had, or it has no chat template and the recipe names none.
@@ -57,16 +62,83 @@ def load_tokenizer(settings: ModelSection) -> PreTrainedTokenizerBase:
     with quiet_libraries(), _explained(settings.base, where):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where.path_or_id, revision=where.revision)
     if settings.chat_template is not None:
-        try:
-            tokenizer.chat_template = settings.chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"model.chat_template: {settings.chat_template} cannot be read: {error}") from error
-    if tokenizer.chat_template is None:
-        raise RequestError(f"{settings.base} has no chat template; name a Jinja file in model.chat_template")
+        tokenizer.chat_template = _named_template(str(settings.chat_template), tokenizer)
+    if chat and tokenizer.chat_template is None:
+        raise RequestError(
+            f"{settings.base} has no chat template; name one in model.chat_template: a Jinja file, builtin:chatml or "
+            "builtin:plain"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def load_renderer(settings: ModelSection, *, special_tokens: SpecialTokens = "escape", chat: bool = True) -> Renderer:
+    """What renders conversations for this model, at training and at inference alike.
+
+    Raises:
+        RequestError: as `load_tokenizer`; the settings of generation cannot be read.
+    """
+    return Renderer(
+        load_tokenizer(settings, chat=chat),
+        settings.template_arguments,
+        special_tokens=special_tokens,
+        stop_ids=load_stop_ids(settings),
+    )
+
+
+def load_stop_ids(settings: ModelSection) -> tuple[int, ...]:
+    """The tokens that end a reply by the model's own settings (`eos_token_id` in generation_config.json, or else in
+    config.json), read without loading the model. None where the model names none.
+
+    Raises:
+        RequestError: a settings file is damaged.
+    """
+    where = locate(settings.base, settings.revision)
+    for name in ("generation_config.json", "config.json"):
+        with _explained(settings.base, where):
+            path = _settings_file(where, name)
+        if path is None:
+            continue
+        try:
+            written = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{settings.base}: its {name} cannot be read: {error}") from error
+        stops = written.get("eos_token_id") if isinstance(written, dict) else None
+        if isinstance(stops, int):
+            return (stops,)
+        if isinstance(stops, list) and stops and all(isinstance(stop, int) for stop in stops):
+            return tuple(stops)
+    return ()
+
+
+def _settings_file(where: Located, name: str) -> Path | None:
+    if where.is_local:
+        path = Path(where.path_or_id) / name
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(where.path_or_id, name, revision=where.revision))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return None
+
+
+def _named_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of a template that a recipe names: a file's, or one that comes with hfkit."""
+    if not name.startswith(BUILTIN):
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"model.chat_template: {name} cannot be read: {error}") from error
+    text = builtin_template(name)
+    if tokenizer.eos_token is None:
+        raise RequestError(f"model.chat_template: {name} ends replies with the tokenizer's eos_token, and it has none")
+    start = tokenizer.bos_token_id
+    begins = start is not None and list(tokenizer("a")["input_ids"])[:1] == [start]
+    return "{{- bos_token -}}\n" + text if begins else text
 
 
 def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple[PreTrainedModel, Resolved]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from hfkit.data.rendering import Renderer
 from hfkit.errors import RequestError
-from hfkit.models.loading import load_model, load_tokenizer
+from hfkit.models.loading import load_model, load_renderer
 from hfkit.models.tuned import load_tuned
 from hfkit.recipe import ModelSection
 from rag.answer import Message
@@ -32,7 +32,7 @@ class TransformersReader:
     def load(cls, settings: ModelSection, trained: Path | None, max_new_tokens: int) -> TransformersReader:
         """The tuned model that a train stage left in the folder `trained`, or the base model where there is none."""
         model, _ = load_model(settings) if trained is None else load_tuned(settings, trained)
-        return cls(model, Renderer(load_tokenizer(settings)), max_new_tokens)
+        return cls(model, load_renderer(settings), max_new_tokens)
 
     def stream(self, messages: Sequence[Message]) -> Iterator[str]:
         """The greedy answer in pieces. Closing the iterator stops the model.
@@ -62,7 +62,7 @@ class TransformersReader:
                         attention_mask=torch.ones_like(ids),
                         do_sample=False,
                         max_new_tokens=self.max_new_tokens,
-                        eos_token_id=self.renderer.stop_id,
+                        eos_token_id=list(self.renderer.stop_ids),
                         pad_token_id=tokenizer.pad_token_id,
                         streamer=streamer,
                         stopping_criteria=StoppingCriteriaList([WhenNobodyListens()]),

@@ -1,39 +1,69 @@
 """Recipes: what a YAML file may say, and how it is read. Nothing heavy is imported here."""
 
 from hfkit.recipe.app import AppSection
-from hfkit.recipe.data import DataSection, DataSource, PathSource, SplitsSection, SynthesizeSection, SynthesizeSource
+from hfkit.recipe.data import (
+    CallableSource,
+    DataSection,
+    DataSource,
+    FormatName,
+    HubSource,
+    MixSection,
+    PathSource,
+    QualitySection,
+    ReadSource,
+    SourceOptions,
+    SplitsSection,
+    SqlSource,
+    SynthesizeSection,
+    SynthesizeSource,
+)
 from hfkit.recipe.dumping import dump_recipe
-from hfkit.recipe.evaluate import EvaluateSection
+from hfkit.recipe.evaluate import AnyGate, EvaluateSection, RetrievalSection, TaskName
 from hfkit.recipe.gates import Gate, MetricName
 from hfkit.recipe.json_schema import recipe_json_schema
 from hfkit.recipe.loading import ResolvedRecipe, load_recipe, resolve_recipe
 from hfkit.recipe.model import AdapterSection, ModelSection
 from hfkit.recipe.problems import Location, Problem, RecipeError
 from hfkit.recipe.rag import ChunkSection, RagSection, SearchSection
+from hfkit.recipe.retrieval_gates import RetrievalGate, RetrievalMetric, RetrievalSetting
 from hfkit.recipe.schema import Recipe
 from hfkit.recipe.train import TrainSection
 
 __all__ = [
     "AdapterSection",
+    "AnyGate",
     "AppSection",
+    "CallableSource",
     "ChunkSection",
     "DataSection",
     "DataSource",
     "EvaluateSection",
+    "FormatName",
     "Gate",
+    "HubSource",
     "Location",
     "MetricName",
+    "MixSection",
     "ModelSection",
     "PathSource",
     "Problem",
+    "QualitySection",
     "RagSection",
+    "ReadSource",
     "Recipe",
     "RecipeError",
     "ResolvedRecipe",
+    "RetrievalGate",
+    "RetrievalMetric",
+    "RetrievalSection",
+    "RetrievalSetting",
     "SearchSection",
+    "SourceOptions",
     "SplitsSection",
+    "SqlSource",
     "SynthesizeSection",
     "SynthesizeSource",
+    "TaskName",
     "TrainSection",
     "dump_recipe",
     "load_recipe",

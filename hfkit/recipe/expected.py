@@ -1,6 +1,6 @@
 """What each key of a recipe may hold, in words, read off the models: one source for every error message."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ class Shape:
         keys: the keys of a mapping, with the shapes of their values; of all variants where there are several.
         variants: how many kinds of mapping there are; an item that is one of several is told by the key it has.
         item: the shape of a list's items.
+        values: the shape of the values of a mapping whose keys are the user's own.
         nullable: whether null is allowed.
         text: whether text is allowed; a field that says what it expects in words of its own is written as text.
     """
@@ -36,6 +37,7 @@ class Shape:
     keys: dict[str, "Shape"] = field(default_factory=dict)
     variants: int = 0
     item: "Shape | None" = None
+    values: "Shape | None" = None
     nullable: bool = False
     text: bool = False
 
@@ -88,6 +90,11 @@ def _plain_shape(annotation: Any, origin: Any, metadata: Sequence[object]) -> Sh
         nonempty = any(isinstance(one, MinLen) and one.min_length > 0 for one in metadata)
         phrase = f"a {'non-empty ' if nonempty else ''}list of {item.many}"
         return Shape(phrase, "lists", item=item)
+    if origin in (Mapping, dict):
+        values = _shape(get_args(annotation)[1], ())
+        return Shape(f"a mapping of names to {values.many}", "mappings", values=values)
+    if annotation is bool:
+        return Shape("true or false", "words among true, false", choices=("true", "false"))
     if annotation is int or annotation is float:
         bounds = _bounds(metadata)
         noun = "integer" if annotation is int else "number"
@@ -114,7 +121,9 @@ def _either(shapes: list[Shape], annotation: Any) -> Shape:
     first = shapes[0]
     if len(shapes) > 1 and all(shape.keys for shape in shapes):
         keys = {name: inner for shape in shapes for name, inner in shape.keys.items()}
-        phrase = f"a mapping with exactly one of the keys {', '.join(keys)}"
+        # Each kind is known by the first key that no other kind has.
+        own = [next(k for k in shape.keys if sum(k in other.keys for other in shapes) == 1) for shape in shapes]
+        phrase = f"a mapping with exactly one of the keys {', '.join(own)}"
         return Shape(phrase, "mappings", keys=keys, variants=len(shapes), nullable=nullable)
     item = next((shape.item for shape in shapes if shape.item is not None), None)
     phrases = [shape.phrase for shape in shapes] + (["null"] if nullable else [])

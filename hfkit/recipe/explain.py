@@ -74,6 +74,8 @@ def _walk(loc: Sequence[int | str], tree: MappingNode, recipe: Shape) -> tuple[K
             around, shape = shape, shape.item
         elif step in shape.keys:
             around, shape = shape, shape.keys[step]
+        elif shape.values is not None and step in _keys_of(find(tree, path)):
+            around, shape = shape, shape.values
         elif shape.keys and step in _keys_of(find(tree, path)):
             return (*path, step), shape, shape
         else:

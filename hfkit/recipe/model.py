@@ -1,11 +1,12 @@
 """`model`: which model is trained and asked, and how it is loaded."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt, MinLen
 from pydantic import Field
 
-from hfkit.recipe.section import FilePath, Section, Text
+from hfkit.recipe.section import FilePath, Scalar, Section, Text
 
 
 class AdapterSection(Section):
@@ -34,7 +35,13 @@ class ModelSection(Section):
     )
     chat_template: FilePath | None = Field(
         default=None,
-        description="A Jinja file that takes the place of the tokenizer's own chat template; null keeps that.",
+        description="A Jinja file that takes the place of the tokenizer's own chat template, or builtin:chatml or "
+        "builtin:plain; null keeps the tokenizer's.",
+    )
+    template_arguments: Mapping[Text, Scalar] = Field(
+        default={},
+        description="What the chat template is given beside the messages, at training and at inference alike, such as "
+        "enable_thinking: false.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",

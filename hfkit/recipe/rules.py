@@ -6,8 +6,12 @@ from hfkit.recipe.problems import KeyPath
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "train": ("model", "data"),
-    "evaluate": ("model", "train", "data"),
     "app": ("model", "rag"),
+}
+
+NEEDS_OF_TASKS: dict[str, tuple[str, ...]] = {
+    "grounded_answers": ("model", "train", "data"),
+    "retrieval": ("rag",),
 }
 
 
@@ -18,7 +22,7 @@ def broken_rules(recipe: Mapping[str, object]) -> list[tuple[KeyPath, str]]:
     """
     present = {key for key, value in recipe.items() if value is not None}
     broken: list[tuple[KeyPath, str]] = []
-    for section, needed in NEEDS.items():
+    for section, needed in {**NEEDS, "evaluate": _needed_by_tasks(recipe.get("evaluate"))}.items():
         absent = [other for other in needed if other not in present]
         if section in present and absent:
             noun = "section" if len(absent) == 1 else "sections"
@@ -33,6 +37,15 @@ def broken_rules(recipe: Mapping[str, object]) -> list[tuple[KeyPath, str]]:
             for position in _synthesized(recipe.get("data"))
         )
     return broken
+
+
+def _needed_by_tasks(evaluate: object) -> tuple[str, ...]:
+    """What the tasks of `evaluate` need, each once."""
+    tasks = evaluate.get("tasks") if isinstance(evaluate, Mapping) else None
+    if not isinstance(tasks, Sequence) or isinstance(tasks, str):
+        return ()
+    named = [task for task in tasks if isinstance(task, str)]
+    return tuple(dict.fromkeys(section for task in named for section in NEEDS_OF_TASKS.get(task, ())))
 
 
 def _synthesized(data: object) -> list[int]:

@@ -34,11 +34,16 @@ class Recipe(Section):
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = Field(
         default=7, description="Seed of everything that is random: splits, order of rows, adapter weights, dropout."
     )
+    allow_code: bool = Field(
+        default=False, description="Whether the recipe may name Python functions that are run (data.sources callable)."
+    )
     model: ModelSection | None = Field(default=None, description="Which model is trained and asked.")
     data: DataSection | None = Field(default=None, description="Where the examples come from and how they are split.")
     train: TrainSection | None = Field(default=None, description="How the model is trained; needs model and data.")
     evaluate: EvaluateSection | None = Field(
-        default=None, description="How the tuned model is compared with the base model; needs model, train and data."
+        default=None,
+        description="What is measured: answers of the tuned model against the base model's, which needs model, train "
+        "and data, or search, which needs rag.",
     )
     rag: RagSection | None = Field(default=None, description="Which documents are indexed and how they are searched.")
     app: AppSection | None = Field(

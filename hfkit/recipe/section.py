@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from annotated_types import MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -50,6 +50,12 @@ def _usable(path: Path) -> Path:
 
 Text = Annotated[str, MinLen(1), AfterValidator(_printable), Expected("text", "text")]
 """Text that is not empty and that can be a file's name."""
+
+PathOrGlob = Annotated[str, MinLen(1), AfterValidator(_printable), Expected("a path or a glob", "paths or globs")]
+"""Files, kept as they were written; relative ones start at the working directory."""
+
+Scalar: TypeAlias = str | int | float | bool | None
+"""One plain value of a mapping whose keys are the user's own."""
 
 FilePath = Annotated[Path, Field(strict=False), AfterValidator(_usable), Expected("a file's path", "paths")]
 """A path, kept as it was written; relative ones start at the working directory."""

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import json
-import zipfile
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from hfkit.data.prepared import TRAIN, open_dataset
-from hfkit.errors import RequestError, WorkError
-from hfkit.models.loading import load_model, load_tokenizer
+from hfkit.data.prepared import open_sequences
+from hfkit.errors import RequestError
+from hfkit.models.loading import load_model, load_renderer
 from hfkit.models.precision import Resolved
 from hfkit.models.tuned import save_tuned, with_new_adapter
 from hfkit.quiet import quiet_libraries
-from hfkit.recipe import ModelSection, TrainSection
+from hfkit.recipe import ModelSection, Recipe, TrainSection
 from hfkit.stage import StageContext
+from hfkit.training.checkpoints import CHECKPOINTS, newest_whole_checkpoint, step_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-# Hidden, so that what is only needed to continue is no part of the artifact.
-CHECKPOINTS = ".checkpoints"
+    from hfkit.training.sampling import PlannedSteps
+
 METRICS = "metrics.jsonl"
 
 # Tokens that one forward and backward pass may hold: what fills the cores or the GPU, and what memory allows. On a CPU,
@@ -34,13 +35,16 @@ _TOKENS_AT_ONCE_GPU = 16384
 
 
 class TrainResult(BaseModel):
-    """`loss` is the mean over the last logged steps, in nats a trained token."""
+    """`loss` is the mean over the last logged steps, in nats a trained token; `micro_batches` the most that a step is
+    computed in."""
 
     model_config = ConfigDict(frozen=True)
 
     steps: int
     loss: float
-    micro_batch_size: int
+    micro_batches: int
+    packed: bool
+    packing_reason: str
     precision: str
     precision_reason: str
     trained_parameters: int
@@ -54,33 +58,98 @@ def train(context: StageContext) -> TrainResult:
     A run that was stopped goes on from its newest whole checkpoint.
 
     Raises:
-        RequestError: the batch cannot be split as the recipe says.
+        RequestError: the batch cannot be split, or rows cannot be packed, as the recipe says.
         WorkError: the loss is no longer a number.
     """
     import torch
-    from transformers import PrinterCallback, TrainingArguments, set_seed
+    from transformers import PrinterCallback, set_seed
 
     from hfkit.training.collation import CollateTrainedPositions
-    from hfkit.training.trainer import TrainedPositionsTrainer, WatchTraining, require_finite, trained_token_loss
+    from hfkit.training.layout import choose_layout
+    from hfkit.training.trainer import (
+        PackedRows,
+        TrainedPositionsTrainer,
+        WatchTraining,
+        require_finite,
+        trained_token_loss,
+    )
 
     recipe = context.recipe
-    assert recipe.model is not None and recipe.train is not None
+    assert recipe.model is not None and recipe.data is not None and recipe.train is not None
     settings = recipe.train
     set_seed(recipe.seed)
-    tokenizer = load_tokenizer(recipe.model)
+    # Whether there has to be a chat template was decided when the rows were rendered.
+    renderer = load_renderer(recipe.model, chat=False)
+    tokenizer, stop_ids = renderer.tokenizer, renderer.stop_ids
     model, precision = _trainable_model(recipe.model)
     _require_logits_to_keep(model, recipe.model.base)
     context.progress.say(f"  precision: {precision.precision}, since {precision.reason}")
 
     with quiet_libraries():
-        dataset = open_dataset(context.upstream["data"] / TRAIN, context.folder / ".cache")
+        dataset = open_sequences(context.upstream["data"], "train", context.folder / ".cache")
+        tokens_at_once = _TOKENS_AT_ONCE_GPU if torch.cuda.is_available() else _TOKENS_AT_ONCE_CPU
+        plan_with = partial(_planned_steps, dataset["length"][:], settings, recipe.seed, tokens_at_once)
+        chosen = choose_layout(
+            recipe.data.packing,
+            model,
+            plan_with,
+            recipe.data.max_length,
+            half_precision=precision.precision == "bf16",
+            quantised=recipe.model.quantization is not None,
+        )
+    context.progress.say(f"  packing: {'on' if chosen.is_packed else 'off'}, since {chosen.reason}")
+    plan = plan_with(recipe.data.max_length if chosen.is_packed else None)
+    arguments = _arguments(recipe, context.folder, plan.micro_batches_a_step, precision)
+    with context.progress.bar("training") as update, quiet_libraries(), _inputs_left_in_bf16(model, precision):
+        trainer = TrainedPositionsTrainer(
+            model=model,
+            args=arguments,
+            plan=plan,
+            train_dataset=PackedRows(dataset),
+            data_collator=CollateTrainedPositions(int(tokenizer.pad_token_id or 0), chosen.layout),
+            compute_loss_func=trained_token_loss,
+            callbacks=[WatchTraining(update, context.folder / METRICS)],
+        )
+        # It would print every log line to standard output, which belongs to --json.
+        trainer.remove_callback(PrinterCallback)
+        checkpoint = newest_whole_checkpoint(context.folder / CHECKPOINTS)
+        if checkpoint is not None:
+            context.progress.say(f"  continuing from step {step_of(checkpoint)}")
+        output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    # Steps after the last line of the log have been seen by nobody yet.
+    require_finite(output.training_loss, trainer.state.global_step)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    result = TrainResult(
+        steps=trainer.state.global_step,
+        loss=losses[-1] if losses else output.training_loss,
+        micro_batches=plan.micro_batches_a_step,
+        packed=chosen.is_packed,
+        packing_reason=chosen.reason,
+        precision=precision.precision,
+        precision_reason=precision.reason,
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=sum(p.numel() for p in model.parameters()),
+        continued_from_step=0 if checkpoint is None else step_of(checkpoint),
+    )
+    tuned = save_tuned(model, context.folder)
+    tokenizer.save_pretrained(tuned)
+    _save_stops(model, tokenizer, stop_ids, tuned)
+    return result
+
+
+def _arguments(recipe: Recipe, folder: Path, micro_batches: int, precision: Resolved) -> TrainingArguments:
+    import torch
+    from transformers import TrainingArguments
+
+    assert recipe.train is not None
+    settings = recipe.train
     on_gpu = torch.cuda.is_available()
-    micro_batch = micro_batch_size(settings, max(dataset["length"]), on_gpu=on_gpu)
     arguments = TrainingArguments(
-        output_dir=str(context.folder / CHECKPOINTS),
+        output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=settings.batch_size // micro_batch,
+        # The plan says what a micro-batch has; for the Trainer each is one item.
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=micro_batches,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
         warmup_steps=settings.warmup,
@@ -101,36 +170,7 @@ def train(context: StageContext) -> TrainResult:
     # One process uses one GPU: torch's DataParallel would cut the index of kept positions into pieces.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
-    with context.progress.bar("training") as update, quiet_libraries(), _inputs_left_in_bf16(model, precision):
-        trainer = TrainedPositionsTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=dataset,
-            data_collator=CollateTrainedPositions(pad_id=int(tokenizer.pad_token_id)),
-            compute_loss_func=trained_token_loss,
-            callbacks=[WatchTraining(update, context.folder / METRICS)],
-        )
-        # It would print every log line to standard output, which belongs to --json.
-        trainer.remove_callback(PrinterCallback)
-        checkpoint = newest_whole_checkpoint(context.folder / CHECKPOINTS)
-        if checkpoint is not None:
-            context.progress.say(f"  continuing from step {_step(checkpoint)}")
-        output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    # Steps after the last line of the log have been seen by nobody yet.
-    require_finite(output.training_loss, trainer.state.global_step)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    result = TrainResult(
-        steps=trainer.state.global_step,
-        loss=losses[-1] if losses else output.training_loss,
-        micro_batch_size=micro_batch,
-        precision=precision.precision,
-        precision_reason=precision.reason,
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        parameters=sum(p.numel() for p in model.parameters()),
-        continued_from_step=0 if checkpoint is None else _step(checkpoint),
-    )
-    tokenizer.save_pretrained(save_tuned(model, context.folder))
-    return result
+    return arguments
 
 
 def _trainable_model(settings: ModelSection) -> tuple[PreTrainedModel, Resolved]:
@@ -163,58 +203,35 @@ def _inputs_left_in_bf16(model: PreTrainedModel, precision: Resolved) -> Abstrac
     return nullcontext()
 
 
-def micro_batch_size(settings: TrainSection, longest: int, *, on_gpu: bool) -> int:
-    """Rows that are computed at once: the recipe's, or the largest divisor of a step whose tokens fit the budget above.
+def _planned_steps(
+    lengths: Sequence[int], settings: TrainSection, seed: int, tokens_at_once: int, capacity: int | None
+) -> PlannedSteps:
+    from hfkit.training.sampling import PlannedSteps
 
-    Raises:
-        RequestError: `micro_batch_size` does not divide `batch_size`.
-    """
-    if settings.micro_batch_size != "auto":
-        if settings.batch_size % settings.micro_batch_size:
-            raise RequestError(
-                f"train.micro_batch_size: {settings.batch_size} rows a step cannot be cut into batches of "
-                f"{settings.micro_batch_size}"
-            )
-        return settings.micro_batch_size
-    budget = _TOKENS_AT_ONCE_GPU if on_gpu else _TOKENS_AT_ONCE_CPU
-    largest = min(settings.batch_size, budget)
-    divisors = (size for size in range(1, largest + 1) if settings.batch_size % size == 0)
-    return max(size for size in divisors if size == 1 or size * longest <= budget)
-
-
-def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end and that training can go on from.
-
-    The Trainer writes `trainer_state.json` last; after a power cut it may stand beside files whose content never
-    reached the disk, so those are looked at too. The checkpoint of the very last step is passed over: the Trainer would
-    take one more step after it.
-    """
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
-        try:
-            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            last = bool(state["global_step"] >= state["max_steps"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        states = [path for path in checkpoint.glob("*.pt*") if not zipfile.is_zipfile(path)]
-        weights = list(checkpoint.glob("*.safetensors"))
-        if not last and not states and weights and all(_readable(path) for path in weights):
-            return checkpoint
-    return None
+    micro = settings.micro_batch_size
+    if micro != "auto" and settings.batch_size % micro:
+        raise RequestError(
+            f"train.micro_batch_size: {settings.batch_size} rows a step cannot be cut into batches of {micro}"
+        )
+    return PlannedSteps(
+        lengths,
+        rows_a_step=settings.batch_size,
+        micro_batch_size=micro,
+        tokens_at_once=tokens_at_once,
+        capacity=capacity,
+        seed=seed,
+    )
 
 
-def _readable(weights: Path) -> bool:
-    """Whether the file's header fits its size."""
-    from safetensors import SafetensorError, safe_open
+def _save_stops(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], folder: Path
+) -> None:
+    """Beside the weights: whoever generates with them, through whatever library, stops where training stopped."""
+    from transformers import GenerationConfig
 
-    try:
-        with safe_open(weights, framework="pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
-
-
-def _step(checkpoint: Path) -> int:
-    try:
-        return int(checkpoint.name.removeprefix("checkpoint-"))
-    except ValueError as error:
-        raise WorkError(f"{checkpoint}: not a checkpoint that hfkit wrote; move it away") from error
+    known = model.generation_config
+    GenerationConfig(
+        bos_token_id=None if known is None else known.bos_token_id,
+        eos_token_id=stop_ids[0] if len(stop_ids) == 1 else list(stop_ids) or None,
+        pad_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(folder)

@@ -6,35 +6,76 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hfkit.errors import WorkError
 from hfkit.progress import Update
-from hfkit.training.collation import IGNORED
-from hfkit.training.sampling import LengthGroupedOrder
+from hfkit.training.collation import IGNORED, TrainingRow, is_empty
+from hfkit.training.packing import Pack
+from hfkit.training.sampling import PlannedSteps
+
+if TYPE_CHECKING:
+    import datasets
 
 _LOG = logging.getLogger("hfkit")
 
 
+class PackedRows(Dataset[list[TrainingRow]]):
+    """The prepared rows, by packs: the item of a pack is the list of its rows."""
+
+    def __init__(self, rows: datasets.Dataset) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, pack: Pack) -> list[TrainingRow]:
+        columns = self.rows[list(pack)]
+        return [
+            {"input_ids": ids, "spans": spans}
+            for ids, spans in zip(columns["input_ids"], columns["spans"], strict=True)
+        ]
+
+
 class TrainedPositionsTrainer(Trainer):
-    """A Trainer for batches of CollateTrainedPositions.
+    """A Trainer for the micro-batches of PlannedSteps and the batches of CollateTrainedPositions.
 
     Logits exist at the positions in `logits_to_keep` only, which is the model's own argument. The loss is the sum over
     the trained tokens divided by how many the whole optimiser step has, on all ranks and micro-batches together, so it
     does not depend on how a step is split up.
     """
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedOrder:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        assert isinstance(dataset, Dataset)
-        rows_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedOrder(dataset["length"], rows_a_step, self.args.seed)
+    def __init__(self, *, plan: PlannedSteps, **kwargs: Any) -> None:
+        self.plan = plan
+        super().__init__(**kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[list[TrainingRow]]:
+        assert isinstance(self.train_dataset, PackedRows)
+        loader: DataLoader[list[TrainingRow]] = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.plan,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        prepared: DataLoader[list[TrainingRow]] = self.accelerator.prepare(loader)
+        return prepared
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        if is_empty(inputs):
+            return torch.zeros((), device=self.args.device)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
 
     def compute_loss(
         self,
@@ -56,7 +97,9 @@ def trained_token_loss(
     """Cross-entropy of float32 logits [B, K, vocabulary] against labels [B, K], over `num_items_in_batch` tokens."""
     assert outputs.logits is not None
     total = cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / (labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+    trained = labels.ne(IGNORED).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+    # A step whose rows train nothing has the loss 0 and not 0 / 0.
+    return total / trained.clamp(min=1)
 
 
 class WatchTraining(TrainerCallback):

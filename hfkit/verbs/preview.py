@@ -4,78 +4,164 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from hfkit.data.prepared import TRAIN, PreparedRow, read_rows
+from hfkit.data.card import DataResult
+from hfkit.data.prepared import pick_sequences, read_examples, sequence_lengths
 from hfkit.errors import RequestError
-from hfkit.models.loading import load_tokenizer
 from hfkit.output import emit
 from hfkit.pipeline import run_stages
 from hfkit.preflight import require_ready
 from hfkit.progress import Progress
-from hfkit.recipe import load_recipe
+from hfkit.recipe import Recipe, TrainSection, load_recipe
 from hfkit.run import Run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One sequence as the model gets it: several rows where they are packed, one behind the other."""
+
+    rows: tuple[str, ...]
+    input_ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+    text: tuple[str, ...]
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.n < 0:
         raise RequestError(f"-n: expected a number of sequences, 0 or more, got {arguments.n}")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    if recipe.data is None or recipe.model is None:
-        raise RequestError(f"{recipe.name}: a preview needs the sections data and model in the recipe")
+    if recipe.data is None:
+        raise RequestError(f"{recipe.name}: a preview needs the section data in the recipe")
     require_ready(recipe, ("data",))
-    run_stages(recipe, ("data",), Progress())
-    rows = read_rows(Run(recipe).finished("data") / TRAIN)
-    tokenizer = load_tokenizer(recipe.model)
-    shown = rows[: arguments.n]
-    # One token at a time, so that each has its own text; a character split over tokens shows as the pieces it is.
-    pieces = [[str(tokenizer.decode([token])) for token in row.input_ids] for row in shown]
+    outcome = run_stages(recipe, ("data",), Progress())["data"]
+    result = DataResult.model_validate(outcome.artifact.result)
+    folder = Run(recipe).finished("data")
+    if not result.train.sequences:
+        return _print_examples(folder, result, arguments.n, as_json=arguments.json)
+    packs = _packs(recipe, folder)
+    shown = _sequences(recipe, folder, packs[: arguments.n])
     summary = {
-        "sequences": len(rows),
-        "tokens": sum(row.length for row in rows),
-        "trained_tokens": sum(row.length - row.prompt_length for row in rows),
+        "sequences": len(packs),
+        "rows": result.train.rows,
+        "tokens": result.train.tokens,
+        "trained_tokens": result.train.trained_tokens,
+        "dropped": sum(account.rows for account in result.dropped),
     }
     if arguments.json:
-        sequences = [_sequence(row, text) for row, text in zip(shown, pieces, strict=True)]
+        sequences = [_document(one) for one in shown]
         emit(json.dumps({"summary": summary, "sequences": sequences}, indent=2))
         return 0
-    _print(shown, pieces, summary)
+    _print(shown, summary)
     return 0
 
 
-def _sequence(row: PreparedRow, text: list[str]) -> dict[str, object]:
+def _packs(recipe: Recipe, folder: Path) -> list[list[int]]:
+    """Which prepared sequences stand in each sequence that is shown: one, or where rows are packed, those that the
+    first epoch packs together, in the order of training."""
+    lengths = sequence_lengths(folder, "train")
+    assert recipe.data is not None
+    if recipe.data.packing is not True:
+        return [[number] for number in range(len(lengths))]
+    from hfkit.training.sampling import planned_sequences
+
+    train = recipe.train or TrainSection()
+    return planned_sequences(
+        lengths,
+        rows_a_step=train.batch_size,
+        micro_batch_size=train.micro_batch_size,
+        max_length=recipe.data.max_length,
+        seed=recipe.seed,
+    )
+
+
+def _sequences(recipe: Recipe, folder: Path, packs: Sequence[Sequence[int]]) -> list[Shown]:
+    from hfkit.models.loading import load_tokenizer
+
+    assert recipe.model is not None
+    tokenizer = load_tokenizer(recipe.model)
+    prepared = iter(pick_sequences(folder, "train", [number for pack in packs for number in pack]))
+    shown = []
+    for pack in packs:
+        members = [next(prepared) for _ in pack]
+        ids = tuple(token for member in members for token in member.input_ids)
+        shown.append(
+            Shown(
+                rows=tuple(member.row for member in members),
+                input_ids=ids,
+                trained=tuple(mark for member in members for mark in member.is_trained),
+                text=_pieces(tokenizer, ids),
+            )
+        )
+    return shown
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of each token by itself; a character split over tokens shows as the pieces it is."""
+    return tuple(str(tokenizer.decode([token])) for token in ids)
+
+
+def _document(shown: Shown) -> dict[str, object]:
     return {
-        "input_ids": list(row.input_ids),
-        "train": [position >= row.prompt_length for position in range(row.length)],
-        "text": text,
-        "source_rows": [row.id],
+        "input_ids": list(shown.input_ids),
+        "train": list(shown.trained),
+        "text": list(shown.text),
+        "source_rows": list(shown.rows),
     }
 
 
-def _print(rows: list[PreparedRow], pieces: list[list[str]], summary: dict[str, int]) -> None:
+def _print_examples(folder: Path, result: DataResult, count: int, *, as_json: bool) -> int:
+    """Examples of a kind that is not rendered into tokens, as they are."""
+    examples = [example.model_dump(mode="json") for example in islice(read_examples(folder, "train"), count)]
+    summary = {"sequences": 0, "rows": result.train.rows, "tokens": 0, "trained_tokens": 0}
+    if as_json:
+        emit(json.dumps({"summary": summary, "sequences": [], "examples": examples}, indent=2))
+        return 0
+    emit("\n".join([*(json.dumps(one, indent=2, ensure_ascii=False) for one in examples), f"{result.train.rows} rows"]))
+    return 0
+
+
+def _print(sequences: Sequence[Shown], summary: dict[str, int]) -> None:
     from rich.console import Console
 
     console = Console(soft_wrap=True)
     with console.capture() as captured:
-        _draw(console, rows, pieces, summary)
+        _draw(console, sequences, summary)
     emit(captured.get().rstrip("\n"))
 
 
-def _draw(console: Console, rows: list[PreparedRow], pieces: list[list[str]], summary: dict[str, int]) -> None:
+def _draw(console: Console, sequences: Sequence[Shown], summary: dict[str, int]) -> None:
     from rich.text import Text
 
     # Colours say what is trained; where there are none, brackets do.
     opening, closing = ("", "") if console.is_terminal else ("⟦", "⟧")
-    for row, text in zip(rows, pieces, strict=True):
-        console.print(
-            Text(f"── {row.id}: {row.length - row.prompt_length} of {row.length} tokens trained", style="bold")
-        )
-        read, trained = "".join(text[: row.prompt_length]), "".join(text[row.prompt_length :])
-        console.print(Text(read, style="dim"), Text(f"{opening}{trained}{closing}", style="bold green"), sep="")
+    for shown in sequences:
+        head = f"── {', '.join(shown.rows)}: {sum(shown.trained)} of {len(shown.trained)} tokens trained"
+        console.print(Text(head, style="bold"))
+        line = Text()
+        start = 0
+        while start < len(shown.trained):
+            end = start
+            while end < len(shown.trained) and shown.trained[end] == shown.trained[start]:
+                end += 1
+            piece = "".join(shown.text[start:end])
+            if shown.trained[start]:
+                line.append(f"{opening}{piece}{closing}", style="bold green")
+            else:
+                line.append(piece, style="dim")
+            start = end
+        console.print(line)
         console.print()
     console.print(
-        f"{summary['sequences']} sequences, {summary['trained_tokens']:,} of {summary['tokens']:,} tokens trained"
+        f"{summary['sequences']:,} sequences of {summary['rows']:,} rows, {summary['trained_tokens']:,} of "
+        f"{summary['tokens']:,} tokens trained, {summary['dropped']:,} rows dropped"
     )

@@ -14,8 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from hfkit.data.prepare import DataResult
-    from hfkit.data.prepared import PreparedRow
+    from hfkit.data.card import DataResult
+    from hfkit.data.prepared import PreparedSequence
     from hfkit.recipe import Recipe
 
 TokenizerMaker = Callable[..., "PreTrainedTokenizerFast"]
@@ -64,8 +64,10 @@ class PreparedData:
 
     folder: Path
     result: DataResult
-    train: list[PreparedRow]
-    test: list[PreparedRow]
+    train: list[Any]
+    test: list[Any]
+    train_sequences: list[PreparedSequence]
+    test_sequences: list[PreparedSequence]
 
 
 @pytest.fixture
@@ -73,8 +75,8 @@ def prepare_data(workplace: Path) -> Callable[[Path], PreparedData]:
     """Run the stages up to `data` of a recipe's file, in this process."""
 
     def run(path: Path, overrides: tuple[str, ...] = ()) -> PreparedData:
-        from hfkit.data.prepare import DataResult
-        from hfkit.data.prepared import TEST, TRAIN, read_rows
+        from hfkit.data.card import DataResult
+        from hfkit.data.prepared import read_examples, read_sequences
         from hfkit.pipeline import run_stages
         from hfkit.progress import Progress
         from hfkit.recipe import load_recipe
@@ -82,10 +84,15 @@ def prepare_data(workplace: Path) -> Callable[[Path], PreparedData]:
 
         recipe: Recipe = load_recipe(path, overrides)
         outcomes = run_stages(recipe, ("data",), Progress(quiet=True))
-        folder = Run(recipe).finished("data")
+        folder = Run(recipe).finished("data").resolve()
         result: Mapping[str, Any] = outcomes["data"].artifact.result
         return PreparedData(
-            folder.resolve(), DataResult.model_validate(result), read_rows(folder / TRAIN), read_rows(folder / TEST)
+            folder,
+            DataResult.model_validate(result),
+            list(read_examples(folder, "train")),
+            list(read_examples(folder, "test")),
+            list(read_sequences(folder, "train")),
+            list(read_sequences(folder, "test")),
         )
 
     return run

@@ -14,7 +14,7 @@ from hfkit.errors import RequestError
 from rag.answer import ABSTENTION, without_citations
 
 if TYPE_CHECKING:
-    from hfkit.data.prepared import PreparedRow
+    from hfkit.data.conversation import Conversation
     from tests.conftest import Cli, RecipeWriter
     from tests.data.conftest import PreparedData
 
@@ -29,11 +29,11 @@ def plain(text: str) -> str:
     return f" {' '.join(letters.split())} "
 
 
-def texts_of(rows: Sequence[PreparedRow]) -> list[str]:
+def texts_of(rows: Sequence[Conversation]) -> list[str]:
     return [plain(turn.content) for row in rows for turn in row.messages]
 
 
-def passages_of(row: PreparedRow) -> list[str]:
+def passages_of(row: Conversation) -> list[str]:
     """The passages that a synthesised row shows, without their headings, as words alone."""
     body = row.messages[1].content.rsplit("\n\nQuestion: ", 1)[0]
     marks = list(MARK.finditer(body))
@@ -156,11 +156,15 @@ def test_a_file_is_split_and_nothing_is_lost(from_rows: Prepare) -> None:
     assert (len(data.train), len(data.test)) == (15, 5)
     assert sorted(row.messages[1].content for row in (*data.train, *data.test)) == sorted(r[1][1] for r in rows)
     assert data.result.dropped == ()
-    for summary, side in ((data.result.train, data.train), (data.result.test, data.test)):
-        assert summary.rows == len(side) and summary.documents == len(side)
-        assert summary.tokens == sum(len(row.input_ids) for row in side)
-        assert summary.trained_tokens == sum(len(row.input_ids[row.prompt_length :]) for row in side)
-        assert summary.longest == max(len(row.input_ids) for row in side)
+    for summary, side, sequences in (
+        (data.result.train, data.train, data.train_sequences),
+        (data.result.test, data.test, data.test_sequences),
+    ):
+        assert summary.rows == summary.documents == summary.sequences == len(side) == len(sequences)
+        assert [one.row for one in sequences] == [row.id for row in side]
+        assert summary.tokens == sum(len(one.input_ids) for one in sequences)
+        assert summary.trained_tokens == sum(sum(one.is_trained) for one in sequences)
+        assert summary.longest == max(len(one.input_ids) for one in sequences)
 
 
 def test_the_same_row_on_both_sides_is_not_tested(from_rows: Prepare) -> None:
@@ -175,7 +179,7 @@ def test_the_same_row_on_both_sides_is_not_tested(from_rows: Prepare) -> None:
 def test_a_question_that_training_shows_is_not_tested(from_rows: Prepare) -> None:
     """Another wording of the answer makes it no less known."""
     rows = [
-        [("user", f"What is the height of tower {n // 2}?"), ("assistant", f"Answer {w} of tower {n // 2}: {w}{n}.")]
+        [("user", f"What is the height of tower {min(n, 12)}?"), ("assistant", f"Answer {w} of this: {w}{n}.")]
         for n, w in enumerate("abcdefghijklmnopqrst")
     ]
     data = from_rows(rows, splits={"test": 0.3})
@@ -199,31 +203,34 @@ def test_rows_that_are_too_long_are_counted_and_named(from_rows: Prepare, workpl
     (dropped,) = data.result.dropped
     assert dropped.reason == "longer than data.max_length (100 tokens)"
     assert dropped.rows == 4
-    assert {f"rows.jsonl:{n + 1}" for n in (0, 5, 10, 15)} == set(dropped.first)
+    named = dict(name.rsplit(": ", 1) for name in dropped.first)
+    assert set(named) == {f"rows.jsonl:{n + 1}" for n in (0, 5, 10, 15)}
+    assert all(int(length.removesuffix(" tokens")) > 100 for length in named.values())
     assert len(data.train) + len(data.test) == 16
-    assert max(row.length for row in (*data.train, *data.test)) <= 100
+    assert max(len(one.input_ids) for one in (*data.train_sequences, *data.test_sequences)) <= 100
+    assert data.result.tokens_too_long > 4 * 100
 
 
 def test_where_nothing_is_left_the_reason_is_told(from_rows: Prepare) -> None:
     rows = [[("user", f"Question {n}?"), ("assistant", f"{chr(97 + n)}" * 300)] for n in range(6)]
     with pytest.raises(
-        RequestError, match=r"no rows are left to train on \(\d rows: longer than .* such as rows\.jsonl:\d"
+        RequestError, match=r"no rows are left to train on \(  \d rows: longer than .* such as rows\.jsonl:\d"
     ):
         from_rows(rows, max_length=64)
 
 
-def test_each_answer_of_a_conversation_becomes_a_row(from_rows: Prepare, tiny_model: Path) -> None:
+def test_all_answers_of_a_conversation_are_trained_in_one_sequence(from_rows: Prepare, tiny_model: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     turns = [("user", "{0} one?"), ("assistant", "First {0}."), ("user", "{0} two?"), ("assistant", "Second {0}.")]
     data = from_rows([[(role, text.format(chr(97 + n) * 5)) for role, text in turns] for n in range(8)])
-    by_id: dict[str, list[str]] = {}
-    for row in (*data.train, *data.test):
-        by_id.setdefault(row.id, []).append(tokenizer.decode(row.input_ids[row.prompt_length :]))
-    assert len(by_id) == 8
-    for id, replies in by_id.items():
-        word = chr(96 + int(id.rsplit(":", 1)[1])) * 5
+    sequences = [*data.train_sequences, *data.test_sequences]
+    assert len(sequences) == 8
+    for one in sequences:
+        spans = zip(one.spans[::2], one.spans[1::2], strict=True)
+        word = chr(96 + int(one.row.rsplit(":", 1)[1])) * 5
+        replies = [tokenizer.decode(one.input_ids[start:end]) for start, end in spans]
         assert replies == [f"First {word}.<|im_end|>", f"Second {word}.<|im_end|>"]
 
 
@@ -245,8 +252,12 @@ def test_a_row_that_the_template_refuses_is_named(
         model={"chat_template": "template.jinja"},
         data={"sources": [{"path": "rows.jsonl"}]},
     )
+    data = prepare_data(recipe)
+    (dropped,) = data.result.dropped
+    assert dropped.rows == 1
+    assert "rows.jsonl:7" in dropped.first[0] and "no system role" in dropped.first[0]
     with pytest.raises(RequestError, match="no system role") as caught:
-        prepare_data(recipe)
+        prepare_data(recipe, ("data.quality.max_dropped=0",))
     assert "rows.jsonl:7" in str(caught.value)
 
 
@@ -262,13 +273,13 @@ def test_special_tokens_in_documents_stay_text(
     )
     recipe = tiny_recipe(data={"sources": [synthesize(unanswerable=0.0)]})
     data = prepare_data(recipe)
-    assert data.result.special_tokens_as_text > 0
+    assert any("special token" in noted.reason and noted.rows > 0 for noted in data.result.noted)
     import yaml
 
     tokenizer = AutoTokenizer.from_pretrained(yaml.safe_load(recipe.read_text())["model"]["base"])
     start, stop = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    for row in (*data.train, *data.test):
-        assert (row.input_ids.count(start), row.input_ids.count(stop)) == (3, 3)
+    for one in (*data.train_sequences, *data.test_sequences):
+        assert (one.input_ids.count(start), one.input_ids.count(stop)) == (3, 3)
 
 
 def test_documents_without_prose_give_no_questions(
@@ -296,8 +307,6 @@ def test_the_same_recipe_gives_the_same_bytes(
     tiny_recipe: RecipeWriter, documents: Path, prepare_data: Prepare, cold_cli: Cli, workplace: Path
 ) -> None:
     """In another process too, whose sets and dicts of text lie in another order."""
-    from hfkit.data.prepared import TEST, TRAIN
-
     write_like_documents(documents)
     write_rows(
         workplace / "rows.jsonl", [[("user", f"Q {n}"), ("assistant", f"A {chr(97 + n) * 9}")] for n in range(9)]
@@ -308,11 +317,14 @@ def test_the_same_recipe_gives_the_same_bytes(
     done = cold_cli("data", tiny_recipe("c.yaml", name="c", data=sources), env={"PYTHONHASHSEED": "3"})
     assert done.code == 0, done.err
     other = prepare_data(tiny_recipe("d.yaml", name="d", seed=8, data=sources))
-    for file in (TRAIN, TEST):
+    files = sorted(path.relative_to(first.folder) for path in first.folder.glob("*/*.parquet"))
+    assert len(files) == 4
+    for file in files:
         content = (first.folder / file).read_bytes()
         assert (again.folder / file).read_bytes() == content
         assert (workplace / "runs" / "c" / "data" / file).read_bytes() == content
         assert (other.folder / file).read_bytes() != content
+    assert first.result.content == again.result.content != other.result.content
 
 
 @pytest.mark.weights
@@ -328,7 +340,7 @@ def test_the_quickstart_tests_nothing_that_it_trained_on(
     data = prepare_data(Path("recipes/quickstart.yaml"))
     assert_nothing_leaks(data, chunks_of(data))
     # A reader that gives the reference answers is right in everything.
-    rows = grounded_rows(data.test)
+    rows, _ = grounded_rows(data.test)
     oracle = [Generation(text=row.reference, stopped=True) for row in rows]
     for row, answer, f1 in zip(rows, oracle, wordings(rows, oracle), strict=True):
         assert set(score(row, answer, f1).values()) == {1.0}, row.id

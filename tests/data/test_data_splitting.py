@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfkit.data.splitting import choose_test_groups
+from hfkit.data.splitting import choose_test_groups, choose_test_rows
 from hfkit.errors import RequestError
 
 GROUPS = st.lists(st.text("abcdefgh", min_size=1, max_size=2), min_size=2).filter(lambda groups: len(set(groups)) > 1)
@@ -51,3 +52,44 @@ def test_seeds_draw_different_groups() -> None:
 def test_one_group_cannot_be_split(groups: list[str]) -> None:
     with pytest.raises(RequestError, match=r"data\.splits: \d group\(s\) of rows cannot be split"):
         choose_test_groups(groups, 0.2, 7)
+
+
+@given(GROUPS, st.integers(1, 50), SEED)
+def test_a_count_is_reached_and_not_overshot_by_more_than_a_group(groups: list[str], count: int, seed: int) -> None:
+    if count >= len(groups):
+        with pytest.raises(RequestError, match=rf"data\.splits\.test: {count} rows are wanted"):
+            choose_test_rows(groups, count, seed)
+        return
+    test = choose_test_rows(groups, count, seed)
+    largest = max(Counter(np.asarray(groups)[test].tolist()).values())
+    assert test.sum() >= count or len(set(np.asarray(groups)[~test].tolist())) == 1
+    assert test.sum() - largest < count
+
+
+@given(st.lists(st.integers(0, 2), min_size=40, max_size=200), SEED)
+def test_strata_keep_their_shares_on_both_sides(strata: list[int], seed: int) -> None:
+    groups = [f"row{number}" for number in range(len(strata))]
+    test = choose_test_rows(groups, 0.25, seed, strata=np.array(strata))
+    for stratum, rows in Counter(strata).items():
+        taken = int(test[np.array(strata) == stratum].sum())
+        # The very last row drawn always stays for training.
+        assert rows * 0.25 - 1 <= taken < rows * 0.25 + 1
+
+
+@given(GROUPS, SHARE, SEED, st.data())
+def test_by_time_the_newest_rows_are_tested_and_groups_stay_whole(
+    groups: list[str], share: float, seed: int, data: st.DataObject
+) -> None:
+    times = np.array(data.draw(st.lists(st.floats(0, 1e9), min_size=len(groups), max_size=len(groups))))
+    test = choose_test_rows(groups, share, seed, times=times)
+    names = np.asarray(groups)
+    assert set(names[test].tolist()).isdisjoint(names[~test].tolist())
+    newest = {name: times[names == name].max() for name in set(groups)}
+    assert min(newest[name] for name in names[test]) >= max(newest[name] for name in names[~test])
+
+
+def test_hashes_are_groups_too() -> None:
+    groups = np.array([7, 7, 2**64 - 1, 3, 3, 3], dtype=np.uint64)
+    test = choose_test_rows(groups, 0.4, 1)
+    assert 0 < test.sum() < 6
+    assert set(groups[test].tolist()).isdisjoint(groups[~test].tolist())

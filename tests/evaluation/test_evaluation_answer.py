@@ -53,6 +53,11 @@ def hits(count: int) -> tuple[Hit, ...]:
             1 / (position + 1),
             0.5,
             position + 1,
+            source="a.md",
+            metadata={},
+            start=0,
+            end=5,
+            text=f"text {position}",
         )
         for position in range(count)
     )

@@ -42,7 +42,7 @@ def one_by_one(model: PreTrainedModel, renderer: Renderer, prompt: list[Message]
     ids = renderer.prompt_ids(prompt)
     new: list[int] = []
     with torch.inference_mode():
-        while len(new) < limit and renderer.stop_id not in new:
+        while len(new) < limit and not set(renderer.stop_ids) & set(new):
             new.append(int(model(input_ids=torch.tensor([ids + new])).logits[0, -1].argmax()))
     return new
 
@@ -61,7 +61,7 @@ def test_answers_do_not_hang_on_the_batch(model: PreTrainedModel, renderer: Rend
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         new = one_by_one(model, renderer, prompt, 20)
         text = renderer.tokenizer.decode(new, skip_special_tokens=True)
-        assert answer == Generation(text=text.strip(), stopped=renderer.stop_id in new)
+        assert answer == Generation(text=text.strip(), stopped=bool(set(renderer.stop_ids) & set(new)))
     assert reported[-1] == (11, 11) and len(reported) == -(-11 // batch_size)
     assert len({answer.text for answer in answers}) > 1
 
@@ -133,7 +133,7 @@ def test_rows_that_stop_early_do_not_change_the_others(tiny_model: Path, rendere
     plain = generate(model, renderer, PROMPTS, max_new_tokens=12, batch_size=1, update=ignore)
     second = [one_by_one(model, renderer, prompt, 12)[3] for prompt in PROMPTS]
     other = Renderer(renderer.tokenizer)
-    other.stop_id = second[0]
+    other.stop_ids = (second[0],)
     alone, together = (
         generate(model, other, PROMPTS, max_new_tokens=12, batch_size=size, update=ignore) for size in (1, 11)
     )

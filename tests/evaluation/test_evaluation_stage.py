@@ -18,7 +18,7 @@ from hfkit.evaluation.statistics import compare, lower_bound
 from rag.answer import ABSTENTION
 
 if TYPE_CHECKING:
-    from hfkit.data.prepared import PreparedRow
+    from hfkit.data.examples import Example
     from hfkit.stage import StageName
     from tests.conftest import RecipeWriter
 
@@ -79,12 +79,12 @@ def evaluate_stage(workplace: Path) -> Evaluate:
     return run
 
 
-def read(folder: Path) -> tuple[list[PreparedRow], list[Prediction], Mapping[str, Any]]:
-    from hfkit.data.prepared import TEST, read_rows
+def read(folder: Path) -> tuple[list[Example], list[Prediction], Mapping[str, Any]]:
+    from hfkit.data.prepared import read_examples
 
     lines = (folder / "evaluate" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     comparison = json.loads((folder / "evaluate" / "comparison.json").read_text(encoding="utf-8"))
-    rows = read_rows(folder / "data" / TEST)
+    rows = list(read_examples(folder / "data", "test"))
     return rows, [Prediction.model_validate_json(line, extra="forbid") for line in lines], comparison
 
 
@@ -117,7 +117,7 @@ def test_every_test_row_has_its_prediction(
     assert recipe.model is not None
     renderer = Renderer(load_tokenizer(recipe.model))
     prompts = [[turn.as_message() for turn in row.messages if turn.role != "assistant"] for row in rows]
-    grounded = grounded_rows(rows)
+    grounded, _ = grounded_rows(rows)
     for side, (model, _) in (("base", load_model(recipe.model)), ("tuned", load_tuned(recipe.model, folder / "train"))):
         said = generate(model, renderer, prompts, max_new_tokens=8, batch_size=2, update=lambda done, total: None)
         assert [p.base if side == "base" else p.tuned for p in predictions] == said
@@ -188,5 +188,5 @@ def test_rows_that_do_not_know_their_passage_are_refused(
         for n in range(8)
     ]
     (workplace / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(RequestError, match=r"evaluate\.tasks: grounded_answers needs rows .*; rows\.jsonl:\d was not"):
+    with pytest.raises(RequestError, match=r"evaluate\.tasks: grounded_answers needs rows .*; rows\.jsonl:\d is none"):
         evaluate_stage(tiny_recipe(data={"sources": [{"path": "rows.jsonl"}]}))

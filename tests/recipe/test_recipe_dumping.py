@@ -51,7 +51,7 @@ EVALUATE = some({"tasks": st.just(["grounded_answers"])}, gates=st.lists(st.samp
 RAG = some(
     {"documents": TEXTS},
     embedder=TEXT,
-    chunk=some({"tokens": st.integers(31, 999)}, splitter=st.sampled_from(["structure", "recursive"])),
+    chunk=some({"tokens": st.integers(31, 999)}, splitter=st.sampled_from(["structure", "MarkdownTextSplitter"])),
     search=some({}, mode=st.sampled_from(["hybrid", "dense", "lexical"]), top_k=st.integers(1, 50)),
 )
 APP = some({}, title=TEXT, examples=st.lists(TEXT, max_size=3), host=TEXT, port=st.none() | st.integers(1, 65535))
@@ -76,9 +76,11 @@ def test_round_trip(folder: Path, value: dict[str, Any]) -> None:
 def test_what_is_dumped_is_for_people_too() -> None:
     recipe = Recipe.model_validate({"name": "x", "rag": {"documents": ["docs/é"], "chunk": {"tokens": 90}}})
     assert dump_recipe(recipe) == (
-        "name: x\nseed: 7\nrag:\n  documents:\n  - docs/é\n  embedder: embedded:all-minilm-l6-v2\n  revision: null\n"
+        "name: x\nseed: 7\nallow_code: false\nrag:\n  documents:\n  - docs/é\n  hosts: []\n  embedder: embedded:all-minilm-l6-v2\n  revision: null\n"
         "  chunk:\n    tokens: 90\n    overlap: 30\n    splitter: structure\n  search:\n"
-        "    mode: hybrid\n    top_k: 5\n"
+        "    mode: hybrid\n    top_k: 5\n    fusion: convex\n    dense_weight: 0.5\n    rerank: null\n"
+        "    rerank_candidates: 50\n    diversity: 0.0\n    filter: null\n    per_document: null\n    neighbours: 0\n"
+        "    min_similarity: null\n"
     )
 
 

@@ -7,12 +7,12 @@ import pytest
 MODEL = "model: {base: m}\n"
 DATA = "data: {sources: [{path: a.jsonl}]}\n"
 RAG = "rag: {documents: [docs/]}\n"
-KEYS = "name, seed, model, data, train, evaluate, rag, app"
+KEYS = "name, seed, allow_code, model, data, train, evaluate, rag, app"
 GATE = "tuned.token_f1 >= base.token_f1 + 0.05 with confidence 0.95"
 NAME = "a name of at most 100 of the characters a-z 0-9 . _ - that starts with a letter or a digit"
 BRACKET = 'a ":" cannot stand here: quote a value that holds ": ", or check how this line is indented'
 
-ONE = "expected a mapping with exactly one of the keys path, synthesize, got"
+ONE = "expected a mapping with exactly one of the keys path, hub, sql, callable, synthesize, got"
 
 
 def train(line: str) -> str:
@@ -189,7 +189,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "task",
         f"name: x\n{MODEL}{DATA}train: {{}}\nevaluate: {{tasks: [grounded_answer]}}\n",
         [
-            'x.yaml:5: evaluate.tasks.0: expected grounded_answers, got "grounded_answer"; '
+            'x.yaml:5: evaluate.tasks.0: expected one of grounded_answers, retrieval; got "grounded_answer"; '
             "did you mean grounded_answers?"
         ],
     ),
@@ -224,7 +224,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "name: x\ndata: {sources: [{path: a, wait: 1}]}\n",
         [
             "x.yaml:2: data.sources.0.wait: unknown key; "
-            "what stands here is a mapping with exactly one of the keys path, synthesize"
+            "what stands here is a mapping with exactly one of the keys path, hub, sql, callable, synthesize"
         ],
     ),
     (
@@ -408,8 +408,10 @@ data: {max_length: 2.0, sources: [{synthesize: {questions: 0}}, {pth: x}]}
         ["x.yaml:9", "data.sources.1.pth"],
         ["x.yaml:9", "data.max_length"],
         ["override train.warmup=2", "expected a number >= 0 and < 1, got 2"],
-        ["override evaluate.tasks=[]", "evaluate"],  # needs the section model
-        ["override evaluate.tasks=[]", "expected a non-empty list of words among grounded_answers, got an empty list"],
+        [
+            "override evaluate.tasks=[]",
+            "expected a non-empty list of words among grounded_answers, retrieval, got an empty list",
+        ],
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hfkit.recipe import Gate, Recipe, load_recipe, recipe_json_schema
+from hfkit.recipe import Gate, Recipe, RetrievalGate, load_recipe, recipe_json_schema
 
 SCHEMA = recipe_json_schema()
 
@@ -71,16 +71,19 @@ def test_bounds_defaults_and_words() -> None:
     assert SCHEMA["$defs"]["SearchSection"]["properties"]["top_k"]["maximum"] == 50
     sources = SCHEMA["$defs"]["DataSection"]["properties"]["sources"]
     assert sources["minItems"] == 1
-    assert {one["$ref"] for one in sources["items"]["oneOf"]} == {"#/$defs/PathSource", "#/$defs/SynthesizeSource"}
+    assert {one["$ref"] for one in sources["items"]["oneOf"]} == {
+        f"#/$defs/{kind}Source" for kind in ("Path", "Hub", "Sql", "Callable", "Synthesize")
+    }
 
 
 def test_gates_are_text_with_a_pattern_that_editors_can_run(folder: Path) -> None:
     items = SCHEMA["$defs"]["EvaluateSection"]["properties"]["gates"]["items"]
     assert items["type"] == "string" and "?P<" not in items["pattern"]
-    pattern = items["pattern"].replace("?<", "?P<")
-    for example in items["examples"]:
-        assert re.match(pattern, example) and Gate.parse(example)
-    assert not re.match(pattern, "tuned is better")
+    grounded, retrieval = items["examples"]
+    assert re.match(items["pattern"], grounded) and Gate.parse(grounded)
+    assert re.match(items["pattern"], retrieval) and RetrievalGate.parse(retrieval)
+    assert not re.match(items["pattern"], "tuned is better")
+    assert not re.match(items["pattern"], "retrieval is better")
 
 
 def test_the_schema_of_a_recipe_is_reached_by_its_own_keys(folder: Path) -> None:

@@ -36,7 +36,7 @@ def test_values_are_yaml(folder: Path) -> None:
 def test_items_of_lists_go_by_position(folder: Path) -> None:
     recipe = load(folder, "data.sources.1.path=c.jsonl", "rag.documents.0=other/")
     assert recipe.data is not None
-    assert recipe.data.sources == (PathSource(path=Path("a.jsonl")), PathSource(path=Path("c.jsonl")))
+    assert recipe.data.sources == (PathSource(path="a.jsonl"), PathSource(path="c.jsonl"))
     assert recipe.rag is not None and recipe.rag.documents == ("other/",)
 
 
@@ -66,7 +66,7 @@ BROKEN = [
     ("data.sources.2=3", "data.sources is a list and takes a position from 0 to 1; got 2"),
     ("data.sources.-1=3", "data.sources is a list and takes a position from 0 to 1; got -1"),
     ("data.sources.first.path=3", "data.sources is a list and takes a position from 0 to 1; got first"),
-    ("data.sources.0.path=3", "expected a file's path, got 3; put it in quotes"),
+    ("data.sources.0.path=3", "expected a path or a glob, got 3; put it in quotes"),
     ("data.sources=[", "a value is missing here, or a bracket or comma is one too many"),
     ("extends=b.yaml", "a file says what it extends; give the other file instead"),
     ("name=!x y", YAML_TAG),

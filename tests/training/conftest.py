@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from hfkit.training.collation import TrainingRow
     from hfkit.training.sft import TrainResult
@@ -20,19 +21,57 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def make_rows() -> Callable[..., list[TrainingRow]]:
-    """`make_rows(10, seed=1)`: rows of random tokens below 500, of many lengths, with prompts from one token on."""
+    """`make_rows(10, seed=1)`: rows of random tokens below 500, of many lengths, each with `turns` trained spans."""
     import random
 
-    def make(count: int, seed: int = 0, longest_prompt: int = 30, longest_reply: int = 9) -> list[TrainingRow]:
+    def make(
+        count: int, seed: int = 0, longest_prompt: int = 30, longest_reply: int = 9, turns: int = 1
+    ) -> list[TrainingRow]:
         choose = random.Random(seed)
         rows: list[TrainingRow] = []
         for _ in range(count):
-            prompt, reply = choose.randint(1, longest_prompt), choose.randint(1, longest_reply)
-            ids = [choose.randrange(3, 500) for _ in range(prompt + reply)]
-            rows.append({"input_ids": ids, "prompt_length": prompt})
+            borders = [0]
+            for _ in range(turns):
+                borders += [borders[-1] + choose.randint(1, longest_prompt)]
+                borders += [borders[-1] + choose.randint(1, longest_reply)]
+            ids = [choose.randrange(3, 500) for _ in range(borders[-1])]
+            rows.append({"input_ids": ids, "spans": borders[1:]})
         return rows
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_family() -> Callable[..., PreTrainedModel]:
+    """`tiny_family("gemma2", sliding_window=8)`: a random model of that architecture, in float32, 500 tokens wide."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def build(family: str, **settings: object) -> PreTrainedModel:
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(
+            family,
+            **{
+                "vocab_size": 500,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 8,
+                "max_position_embeddings": 512,
+                # Larger than is usual, so that what a token sees weighs in its loss.
+                "initializer_range": 0.2,
+                "pad_token_id": 0,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+                **settings,
+            },
+        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return model.eval()
+
+    return build
 
 
 @dataclass(frozen=True)
@@ -64,25 +103,30 @@ def write_prepared(workplace: Path) -> Callable[[Sequence[TrainingRow]], Path]:
     """Rows as a data stage leaves them; the folder."""
 
     def write(rows: Sequence[TrainingRow]) -> Path:
-        from hfkit.data.conversation import Turn
-        from hfkit.data.prepared import TRAIN, PreparedRow, write_rows
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
         folder = workplace / "prepared"
-        folder.mkdir(exist_ok=True)
-        turns = (Turn(role="user", content="?"), Turn(role="assistant", content="!"))
-        prepared = [
-            PreparedRow(
-                id=f"rows.jsonl:{number}",
-                document=f"rows.jsonl:{number}",
-                messages=turns,
-                grounding=None,
-                input_ids=tuple(row["input_ids"]),
-                prompt_length=row["prompt_length"],
-                length=len(row["input_ids"]),
-            )
+        (folder / "sequences").mkdir(parents=True, exist_ok=True)
+        schema = pa.schema(
+            [
+                ("row", pa.string()),
+                ("input_ids", pa.list_(pa.int32())),
+                ("spans", pa.list_(pa.int32())),
+                ("length", pa.int32()),
+                ("trained", pa.int32()),
+            ]
+        )
+        sequences = [
+            {
+                "row": f"rows.jsonl:{number}",
+                **row,
+                "length": len(row["input_ids"]),
+                "trained": sum(row["spans"][1::2]) - sum(row["spans"][::2]),
+            }
             for number, row in enumerate(rows, start=1)
         ]
-        write_rows(prepared, folder / TRAIN)
+        pq.write_table(pa.Table.from_pylist(sequences, schema=schema), folder / "sequences" / "train-00000.parquet")
         return folder
 
     return write
@@ -92,10 +136,11 @@ def write_prepared(workplace: Path) -> Callable[[Sequence[TrainingRow]], Path]:
 def train_on(
     workplace: Path, tiny_recipe: RecipeWriter, write_prepared: Callable[[Sequence[TrainingRow]], Path]
 ) -> Callable[..., Trained]:
-    """`train_on(rows, train={"epochs": 2}, model={…})` runs the train stage alone, in a folder of its own."""
+    """`train_on(rows, train={"epochs": 2}, model={…})` runs the train stage alone, in a folder of its own or in one
+    where an earlier run was broken off."""
     count = 0
 
-    def run(rows: Sequence[TrainingRow], seed: int = 7, **sections: object) -> Trained:
+    def run(rows: Sequence[TrainingRow], seed: int = 7, continued: Path | None = None, **sections: object) -> Trained:
         from hfkit.progress import Progress
         from hfkit.recipe import load_recipe
         from hfkit.stage import StageContext
@@ -103,8 +148,8 @@ def train_on(
 
         nonlocal count
         count += 1
-        folder = workplace / f"trained-{count}"
-        folder.mkdir()
+        folder = continued or workplace / f"trained-{count}"
+        folder.mkdir(exist_ok=True)
         recipe = load_recipe(tiny_recipe(seed=seed, **sections))
         context = StageContext(recipe, folder, {"data": write_prepared(rows)}, Progress(quiet=True))
         return Trained(folder, train(context))

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from hfkit.errors import RequestError, WorkError
-from hfkit.recipe import TrainSection
-from hfkit.training import sft
+from hfkit.training import layout, sft, trainer
+from hfkit.training.checkpoints import newest_whole_checkpoint
 from hfkit.training.collation import TrainingRow
-from hfkit.training.sft import micro_batch_size, newest_whole_checkpoint
 
 if TYPE_CHECKING:
+    from transformers import TrainerState
+
     from tests.conftest import Cli, RecipeWriter, Started
     from tests.training.conftest import Trained
 
@@ -50,7 +51,7 @@ def test_the_weights_do_not_hang_on_the_micro_batch(
         for size in (1, 2, 8)
     }
     assert [run.result.steps for run in trained.values()] == [6, 6, 6]
-    assert [run.result.micro_batch_size for run in trained.values()] == [1, 2, 8]
+    assert [run.result.micro_batches for run in trained.values()] == [8, 4, 1]
     for size in (2, 8):
         assert_same(trained[1].weights, trained[size].weights, 1e-5)
         assert [line["loss"] for line in trained[size].metrics] == pytest.approx(
@@ -71,7 +72,7 @@ def test_the_first_loss_is_that_of_the_base_model(train_on: TrainOn, make_rows: 
         for row in rows:
             ids = torch.tensor([row["input_ids"]])
             logits = model(input_ids=ids).logits[0].log_softmax(-1)
-            losses += [-float(logits[n - 1, ids[0, n]]) for n in range(row["prompt_length"], ids.shape[1])]
+            losses += [-float(logits[n - 1, ids[0, n]]) for n in range(row["spans"][0], ids.shape[1])]
     trained = train_on(rows, train={"epochs": 1, "batch_size": 8, "micro_batch_size": 2})
     assert trained.metrics[0]["step"] == 1
     assert trained.metrics[0]["loss"] == pytest.approx(sum(losses) / len(losses), abs=2e-4)
@@ -199,32 +200,109 @@ def test_a_model_that_cannot_choose_its_logits_is_refused(
         train_on(make_rows(4))
 
 
-# Micro-batches.
+# Micro-batches and packs.
 
 
-def section(**settings: object) -> TrainSection:
-    return TrainSection.model_validate(settings)
+def test_a_micro_batch_of_the_recipe_is_taken_or_refused(train_on: TrainOn, make_rows: MakeRows) -> None:
+    with pytest.raises(RequestError, match=r"train\.micro_batch_size: 12 rows a step cannot be cut into batches of 5"):
+        train_on(make_rows(12), train={"batch_size": 12, "micro_batch_size": 5})
 
 
-@pytest.mark.parametrize("on_gpu", [False, True])
-def test_a_micro_batch_is_the_largest_share_of_a_step_that_fits(on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sft, "_TOKENS_AT_ONCE_CPU", 1024)
-    monkeypatch.setattr(sft, "_TOKENS_AT_ONCE_GPU", 16384)
-    budget = 16384 if on_gpu else 1024
-    for batch in (1, 2, 6, 7, 8, 30, 32, 64):
-        for longest in (1, 100, 228, 1024, 5000):
-            chosen = micro_batch_size(section(batch_size=batch), longest, on_gpu=on_gpu)
-            assert batch % chosen == 0
-            assert chosen == 1 or chosen * longest <= budget
-            assert all(size * longest > budget for size in range(chosen + 1, batch + 1) if batch % size == 0)
+# Packed, the same is trained. The rows have several trained spans and very different lengths.
+MANY = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "warmup": 0.2}
 
 
-def test_a_micro_batch_of_the_recipe_is_taken_or_refused() -> None:
-    assert micro_batch_size(section(batch_size=12, micro_batch_size=4), 99999, on_gpu=False) == 4
-    assert micro_batch_size(section(batch_size=12, micro_batch_size=12), 99999, on_gpu=True) == 12
-    for micro in (5, 24):
-        with pytest.raises(RequestError, match=r"train\.micro_batch_size: 12 rows a step cannot be cut into batches"):
-            micro_batch_size(section(batch_size=12, micro_batch_size=micro), 10, on_gpu=False)
+@pytest.mark.parametrize("adapter", [{"rank": 4, "alpha": 8}, None], ids=["adapter", "all weights"])
+def test_packing_changes_nothing_but_speed(
+    train_on: TrainOn, make_rows: MakeRows, adapter: dict[str, int] | None
+) -> None:
+    rows = make_rows(21, turns=3)
+    trained = {
+        (packing, micro): train_on(
+            rows,
+            model={"adapter": adapter},
+            data={"packing": packing, "max_length": 256},
+            train={**MANY, "micro_batch_size": micro},
+        )
+        for packing, micro in [(False, 1), (False, "auto"), (True, "auto"), (True, 2), (True, 1)]
+    }
+    alone = trained[False, 1]
+    for (packing, micro), run in trained.items():
+        assert run.result.packed is packing and run.result.steps == 6
+        assert_same(alone.weights, run.weights, 1e-5)
+        assert [line["loss"] for line in run.metrics] == pytest.approx(
+            [line["loss"] for line in alone.metrics], abs=1e-4
+        ), (packing, micro)
+
+
+def test_a_small_budget_gives_some_steps_more_micro_batches_than_others(
+    train_on: TrainOn, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(40, turns=2)
+    whole = train_on(rows, train=MANY)
+    monkeypatch.setattr(sft, "_TOKENS_AT_ONCE_CPU", 256)
+    cut = train_on(rows, train=MANY)
+    assert (whole.result.micro_batches, cut.result.micro_batches) == (1, 3)
+    assert_same(whole.weights, cut.weights, 1e-5)
+    assert [line["loss"] for line in cut.metrics] == pytest.approx([line["loss"] for line in whole.metrics], abs=1e-4)
+
+
+@pytest.mark.parametrize("packing", [False, True, "auto"])
+def test_a_run_that_was_broken_off_goes_on_to_the_same_weights(
+    train_on: TrainOn, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch, workplace: Path, packing: object
+) -> None:
+    """Bit for bit: broken off in the first epoch, and again in the third, in the middle of a fraction of an epoch."""
+    rows = make_rows(21, turns=2)
+    sections = {
+        "model": DROPOUT,
+        "data": {"packing": packing, "max_length": 128},
+        "train": {**MANY, "epochs": 2.5, "micro_batch_size": 4, "save_steps": 2, "log_steps": 1},
+    }
+    whole = train_on(rows, **sections)
+    assert whole.result.steps == 8
+    folder = workplace / "broken-off"
+    for step in (3, 7):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(trainer.WatchTraining, "on_step_end", stop_at(step))
+            train_on(rows, continued=folder, **sections)
+    done = train_on(rows, continued=folder, **sections)
+    assert done.result.continued_from_step == 6
+    assert_identical(whole.weights, done.weights)
+    assert [(line["step"], line["loss"]) for line in done.metrics] == [
+        (line["step"], line["loss"]) for line in whole.metrics
+    ]
+
+
+def stop_at(step: int) -> Callable[..., None]:
+    def on_step_end(self: object, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    return on_step_end
+
+
+def test_packing_that_the_model_cannot_bear_is_refused_before_training(
+    train_on: TrainOn, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "why_not_packable", lambda *arguments, **named: "it would leak")
+    with pytest.raises(RequestError, match=r"data\.packing: true is not possible with this model: it would leak"):
+        train_on(make_rows(4), data={"packing": True})
+    assert train_on(make_rows(4), data={"packing": "auto"}).result.packed is False
+
+
+def test_what_is_left_says_where_to_stop(train_on: TrainOn, make_rows: MakeRows) -> None:
+    """For whoever generates with the tuned model through another library."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from hfkit.data.rendering import Renderer
+
+    for adapter, name in (({"rank": 4}, "adapter"), (None, "model")):
+        trained = train_on(make_rows(4), model={"adapter": adapter})
+        tokenizer = AutoTokenizer.from_pretrained(trained.folder / name)
+        kept = GenerationConfig.from_pretrained(trained.folder / name)
+        stops = kept.eos_token_id if isinstance(kept.eos_token_id, list) else [kept.eos_token_id]
+        assert stops == list(Renderer(tokenizer).stop_ids) and tokenizer.eos_token_id in stops
+        assert kept.pad_token_id == tokenizer.pad_token_id
 
 
 # Killed, and started again.

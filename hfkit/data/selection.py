@@ -1,0 +1,142 @@
+"""Which of the landed rows are trained on and which are tested on: duplicates, samples, splits, contamination."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hfkit.data.contamination import Contamination
+from hfkit.data.duplicates import NearDuplicates
+from hfkit.data.examples import Example
+from hfkit.data.landing import Landed
+from hfkit.data.ledger import Account, Ledger
+from hfkit.data.mixing import Numbers, sampled
+from hfkit.data.splitting import Mask, choose_test_rows
+from hfkit.recipe import DataSection
+
+_NAMED = 5
+
+
+@dataclass(slots=True)
+class Sides:
+    """For each source, the numbers of its rows on either side, ascending."""
+
+    train: list[Numbers]
+    test: list[Numbers]
+
+
+def choose_rows(landed: Sequence[Landed], data: DataSection, seed: int, ledger: Ledger) -> Sides:
+    """Raises RequestError where rows cannot be split as the recipe says."""
+    kept = [np.ones(len(source.keys), dtype=bool) for source in landed]
+    if data.quality.duplicates == "drop":
+        _drop_duplicates(landed, kept, ledger)
+    if data.quality.near_duplicates != "off":
+        _find_near_duplicates(landed, kept, data, ledger)
+    numbers = [np.flatnonzero(mask) for mask in kept]
+    numbers = [
+        here if source.rows is None else sampled(here, source.rows, seed + at)
+        for at, (source, here) in enumerate(zip(landed, numbers, strict=True))
+    ]
+    sides = _split(landed, numbers, data, seed)
+    _drop_shared_groups(landed, sides, ledger)
+    if data.quality.contamination == "drop":
+        _drop_contaminated(landed, sides, ledger)
+    return sides
+
+
+def _drop_duplicates(landed: Sequence[Landed], kept: list[Mask], ledger: Ledger) -> None:
+    """Of equal rows that would stand on the same side the first stays; those on two sides are contamination."""
+    for use in ("split", "train", "test"):
+        sources = [at for at, source in enumerate(landed) if source.use == use]
+        if not sources:
+            continue
+        keys = np.concatenate([landed[at].keys for at in sources])
+        first = np.zeros(len(keys), dtype=bool)
+        first[np.unique(keys, return_index=True)[1]] = True
+        ends = np.cumsum([len(landed[at].keys) for at in sources])
+        for at, mask in zip(sources, np.split(first, ends[:-1]), strict=True):
+            kept[at] &= mask
+            repeated = np.flatnonzero(~mask)
+            _account(landed[at], repeated, "says word for word what an earlier row says", ledger.merge_dropped)
+
+
+def _find_near_duplicates(landed: Sequence[Landed], kept: list[Mask], data: DataSection, ledger: Ledger) -> None:
+    numbers = [np.flatnonzero(mask) for mask in kept]
+    examples = itertools.chain.from_iterable(
+        source.examples(here) for source, here in zip(landed, numbers, strict=True)
+    )
+    found = list(NearDuplicates(data.quality.similarity).add(examples))
+    ends = np.cumsum([len(here) for here in numbers])
+    words = f"says almost what an earlier row says (data.quality.similarity {data.quality.similarity:g})"
+    dropping = data.quality.near_duplicates == "drop"
+    for source, here, mask, end in zip(landed, numbers, kept, ends.tolist(), strict=True):
+        likes = found[end - len(here) : end]
+        like = np.array([one is not None for one in likes], dtype=bool)
+        details = [f"{one.similarity:.2f} like {one.of}" for one in likes if one is not None]
+        _account(source, here[like], words, ledger.merge_dropped if dropping else ledger.merge_noted, details)
+        if dropping:
+            mask[here[like]] = False
+
+
+def _split(landed: Sequence[Landed], numbers: Sequence[Numbers], data: DataSection, seed: int) -> Sides:
+    nothing = np.empty(0, dtype=np.int64)
+    sides = Sides(
+        [here if source.use == "train" else nothing for source, here in zip(landed, numbers, strict=True)],
+        [here if source.use == "test" else nothing for source, here in zip(landed, numbers, strict=True)],
+    )
+    dealt = [at for at, source in enumerate(landed) if source.use == "split" and len(numbers[at])]
+    if not dealt:
+        return sides
+    times = [landed[at].times for at in dealt]
+    test = choose_test_rows(
+        np.concatenate([landed[at].groups[numbers[at]] for at in dealt]),
+        data.splits.test,
+        seed,
+        strata=np.concatenate([landed[at].strata[numbers[at]] for at in dealt]) if data.splits.stratify else None,
+        times=np.concatenate([t[numbers[at]] for at, t in zip(dealt, times, strict=True) if t is not None])
+        if data.splits.by == "time"
+        else None,
+    )
+    ends = np.cumsum([len(numbers[at]) for at in dealt])
+    for at, mask in zip(dealt, np.split(test, ends[:-1]), strict=True):
+        sides.test[at] = numbers[at][mask]
+        sides.train[at] = numbers[at][~mask]
+    return sides
+
+
+def _drop_shared_groups(landed: Sequence[Landed], sides: Sides, ledger: Ledger) -> None:
+    """Sources that are all for one side can bring a group that the other side has."""
+    trained = np.unique(np.concatenate([source.groups[here] for source, here in zip(landed, sides.train, strict=True)]))
+    for at, source in enumerate(landed):
+        shared = np.isin(source.groups[sides.test[at]], trained)
+        _account(source, sides.test[at][shared], "test row whose group stands in training", ledger.merge_dropped)
+        sides.test[at] = sides.test[at][~shared]
+
+
+def _drop_contaminated(landed: Sequence[Landed], sides: Sides, ledger: Ledger) -> None:
+    def examples(side: Sequence[Numbers]) -> Iterator[Example]:
+        return itertools.chain.from_iterable(s.examples(n) for s, n in zip(landed, side, strict=True))
+
+    contamination = Contamination(examples(sides.test))
+    contamination.look_at(examples(sides.train))
+    start = 0
+    for at, here in enumerate(sides.test):
+        details = [contamination.found.get(number) for number in range(start, start + len(here))]
+        start += len(here)
+        shown = np.array([detail is not None for detail in details], dtype=bool)
+        reason = "test row whose question or answer stands in training"
+        _account(landed[at], here[shown], reason, ledger.merge_dropped, [d for d in details if d is not None])
+        sides.test[at] = here[~shown]
+
+
+def _account(
+    source: Landed, numbers: Numbers, reason: str, count: Callable[[Account], None], details: Sequence[str] = ()
+) -> None:
+    if len(numbers):
+        named = [example.id for example in source.examples(numbers[:_NAMED])]
+        if details:
+            named = [f"{id}: {detail}" for id, detail in zip(named, details, strict=False)]
+        count(Account(reason=reason, rows=len(numbers), first=tuple(named)))

@@ -1,0 +1,107 @@
+"""Rows from Python functions, which run only where the recipe allows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hfkit.data.ledger import Ledger
+from hfkit.data.sources import check_source, identify_source, read_source
+from hfkit.errors import RequestError
+from hfkit.recipe import CallableSource
+
+CODE = """
+from pathlib import Path
+
+Path("imported").touch()
+
+def chats(count=2, word="x"):
+    for number in range(count):
+        yield {"text": f"{word}{number}", "tags": ("a", "b")}
+
+def as_list():
+    return [{"n": 1}, {"n": 2}]
+
+class Chats:
+    def __iter__(self):
+        return iter([{"n": 3}])
+"""
+
+
+@pytest.fixture
+def chat_source(workplace: Path) -> Iterator[Path]:
+    """The module `own.chat_source` in the working directory, forgotten again after the test."""
+    (workplace / "own").mkdir()
+    (workplace / "own/__init__.py").touch()
+    path = workplace / "own/chat_source.py"
+    path.write_text(CODE, encoding="utf-8")
+    yield path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        del sys.modules[name]
+
+
+def read(name: str, **arguments: Any) -> list[tuple[str, dict[str, Any]]]:
+    ledger = Ledger()
+    batches = list(read_source(CallableSource(callable=name, arguments=arguments), ledger, allow_code=True))
+    assert ledger.dropped == ()
+    return [(place, dict(row)) for batch in batches for place, row in zip(batch.places, batch.rows, strict=True)]
+
+
+def test_a_function_gives_rows(chat_source: Path) -> None:
+    path = list(sys.path)
+    assert read("own.chat_source:chats", word="y") == [
+        ("own.chat_source:chats#0", {"text": "y0", "tags": ["a", "b"]}),
+        ("own.chat_source:chats#1", {"text": "y1", "tags": ["a", "b"]}),
+    ]
+    assert [row for _, row in read("own.chat_source:as_list")] == [{"n": 1}, {"n": 2}]
+    assert [row for _, row in read("own.chat_source:Chats")] == [{"n": 3}]
+    assert sys.path == path
+
+
+def test_rows_are_asked_for_as_they_are_needed(chat_source: Path) -> None:
+    source = CallableSource(callable="own.chat_source:chats", arguments={"count": 10**12})
+    batches = read_source(source, Ledger(), batch_rows=3, allow_code=True)
+    assert [len(next(batches).rows) for _ in range(2)] == [3, 3]
+
+
+def test_nothing_is_run_without_permission(chat_source: Path) -> None:
+    source = CallableSource(callable="own.chat_source:chats")
+    with pytest.raises(RequestError, match=r"own\.chat_source:chats: .*allow_code: true"):
+        list(read_source(source, Ledger()))
+    severity, text = check_source(source)
+    assert severity == "error" and "allow_code: true" in text
+    assert not Path("imported").exists()
+
+
+def test_checking_and_identifying_run_nothing(chat_source: Path) -> None:
+    source = CallableSource(callable="own.chat_source:chats")
+    before = identify_source(source)
+    assert identify_source(source) == before
+    assert check_source(source, allow_code=True)[0] == "ok"
+    assert not Path("imported").exists() and "own" not in sys.modules
+    chat_source.write_text(CODE + "\n", encoding="utf-8")
+    assert identify_source(source) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("own.chat_source:missing", "has nothing named missing"),
+        ("own.missing:chats", "there is no module own.missing"),
+        ("missing:chats", "there is no module missing"),
+        ("own.chat_source.deeper:chats", "there is no module own.chat_source.deeper"),
+    ],
+)
+def test_what_is_missing_is_found_by_check(chat_source: Path, name: str, said: str) -> None:
+    severity, text = check_source(CallableSource(callable=name), allow_code=True)
+    assert severity == "error" and said in text
+
+
+def test_a_module_that_is_no_python_is_found_by_check(chat_source: Path) -> None:
+    chat_source.write_text("def chats(:\n", encoding="utf-8")
+    severity, text = check_source(CallableSource(callable="own.chat_source:chats"), allow_code=True)
+    assert severity == "error" and "chat_source.py:1" in text
