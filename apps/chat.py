@@ -138,11 +138,11 @@ def sources_html(hits: Sequence[Hit], cited: Sequence[int]) -> str:
     for number, hit in enumerate(hits, start=1):
         mark = " cited" if number in cited else ""
         where = html.escape(f"[{number}] {hit.chunk.document_id} — {' › '.join(hit.chunk.heading_path)}")
-        figures = f"cosine {hit.similarity:.2f}, characters {hit.chunk.start}–{hit.chunk.end}"
+        figures = f"cosine {hit.similarity:.2f}, characters {hit.start}–{hit.end}"
         passages.append(
             f'<div class="passage{mark}"><div class="where">{where}</div>'
             f'<div class="figures">{figures}{", cited" if mark else ""}</div>'
-            f"<pre>{html.escape(hit.chunk.text.strip())}</pre></div>"
+            f"<pre>{html.escape(hit.text.strip())}</pre></div>"
         )
     return f"<h3>Sources</h3>{''.join(passages)}"
 

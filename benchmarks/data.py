@@ -4,9 +4,9 @@
 
 Rows: questions over paragraphs of XQuAD (English), each made unique, so that no duplicate is dropped. Each preparation
 is a process of its own, started warm (libraries imported, tokenizer loaded before the clock): from the JSONL file to
-tokens and masks on disk. TRL runs at its defaults with `assistant_only_loss`, which is the same work, once in one
-process and once with `dataset_num_proc=2`. Peak memory is that of the whole tree of processes, less what the libraries
-took before the clock started. The last part lands five million rows of CSV and of SQL as Parquet.
+tokens and masks on disk. TRL runs at its defaults, which for a prompt and a completion train the completion alone, once
+in one process and once with `dataset_num_proc=2`. Peak memory is that of the
+whole tree of processes. The last part lands five million rows of CSV and of SQL as Parquet.
 Needs the extra `bench` and the embedded model.
 """
 
@@ -44,11 +44,11 @@ def write_conversations(xquad: Path, rows: int, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for number in range(rows):
             context, question, answer = asked[number % len(asked)]
-            turns = [
-                {"role": "user", "content": f"{context}\n\nQuestion {number}: {question}"},
-                {"role": "assistant", "content": f"{answer} ({number})"},
-            ]
-            file.write(json.dumps({"messages": turns}) + "\n")
+            row = {
+                "prompt": [{"role": "user", "content": f"{context}\n\nQuestion {number}: {question}"}],
+                "completion": [{"role": "assistant", "content": f"{answer} ({number})"}],
+            }
+            file.write(json.dumps(row) + "\n")
 
 
 class PeakMemory:
@@ -124,7 +124,6 @@ def with_trl(folder: str, processes: int | None) -> tuple[float, int, int]:
     model = LlamaForCausalLM(config)
     arguments = SFTConfig(
         output_dir=f"{folder}/trl",
-        assistant_only_loss=True,
         dataset_num_proc=processes,
         use_cpu=True,
         report_to="none",
@@ -132,7 +131,8 @@ def with_trl(folder: str, processes: int | None) -> tuple[float, int, int]:
     )
     with PeakMemory() as memory:
         started = time.perf_counter()
-        rows = load_dataset("json", data_files=f"{folder}/rows.jsonl", split="train", cache_dir=f"{folder}/cache")
+        cache = f"{folder}/cache-{processes}"
+        rows = load_dataset("json", data_files=f"{folder}/rows.jsonl", split="train", cache_dir=cache)
         trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
         seconds = time.perf_counter() - started
     assert trainer.train_dataset is not None
@@ -158,7 +158,7 @@ def land(path: str, kind: str) -> tuple[float, int, int]:
             Path(f"{path}.landed"),
             splits=data.splits,
             quality=data.quality,
-            strata=Strata(None),
+            strata=Strata(),
             allow_code=False,
             ledger=Ledger(),
         )

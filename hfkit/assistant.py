@@ -11,6 +11,7 @@ from hfkit.indexing import open_index
 from hfkit.models.reader import TransformersReader
 from hfkit.recipe import Recipe, load_recipe
 from hfkit.run import RECIPE, Run
+from hfkit.searching import search_settings
 from rag.index import Index
 from rag.search import Hit, SearchSettings
 
@@ -69,5 +70,5 @@ def load_assistant(recipe: Recipe) -> Assistant:
         index=open_index(run.finished("index"), recipe.rag),
         reader=TransformersReader.load(recipe.model, trained, max_new_tokens),
         reader_name=f"{recipe.model.base}, {'as it comes' if trained is None else f'tuned by {recipe.name}'}",
-        settings=SearchSettings(mode=recipe.rag.search.mode, top_k=recipe.rag.search.top_k),
+        settings=search_settings(recipe.rag.search),
     )

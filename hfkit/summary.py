@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from hfkit.evaluation.result import TITLES, EvaluateResult, GateResult
+from hfkit.evaluation.retrieval_table import print_retrieval
 from hfkit.output import emit
 from hfkit.pipeline import StageOutcome
 from hfkit.run import Run
@@ -60,7 +61,10 @@ def print_summary(run: Run, outcomes: Outcomes) -> None:
             console.print("Nothing to do: every stage is up to date with the recipe and its inputs.")
         result = _evaluated(outcomes)
         if result is not None:
-            console.print(_comparison_table(result))
+            if result.comparison:
+                console.print(_comparison_table(result))
+            if result.retrieval is not None:
+                print_retrieval(console, result.retrieval)
             for gate in result.gates:
                 console.print(f"gate {'met' if gate.holds else 'NOT MET'}: {gate.gate}", markup=False, highlight=False)
     emit(captured.get().rstrip("\n"))

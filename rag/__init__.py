@@ -3,8 +3,8 @@
 Importing this package loads no model library and no FAISS: what needs them imports them when it runs.
 """
 
-from rag.chunking import Chunk, ChunkSettings, chunk_document
-from rag.documents import Corpus, Document, Section, Skipped, fingerprint_sources, load_corpus
+from rag.chunking import Chunk, ChunkSettings, chunk_document, chunk_documents
+from rag.documents import Corpus, Document, Limits, Section, Skipped, fingerprint_sources, load_corpus
 from rag.embedder import Embedder, SentenceTransformerEmbedder
 from rag.errors import RagError, RagRequestError
 from rag.index import Index
@@ -20,6 +20,7 @@ __all__ = [
     "Embedder",
     "Hit",
     "Index",
+    "Limits",
     "Manifest",
     "RagError",
     "RagRequestError",
@@ -29,6 +30,7 @@ __all__ = [
     "Skipped",
     "SyncReport",
     "chunk_document",
+    "chunk_documents",
     "fingerprint_sources",
     "load_corpus",
 ]

@@ -40,7 +40,7 @@ _ABSTENTIONS = (
 class Message(TypedDict):
     """One turn of a chat, as chat templates take it."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str
 
 
@@ -108,7 +108,7 @@ def is_abstention(text: str) -> bool:
 
 
 def passage_of(hit: Hit) -> Passage:
-    return Passage(heading_path=hit.chunk.heading_path, text=hit.chunk.text)
+    return Passage(heading_path=hit.chunk.heading_path, text=hit.text)
 
 
 def finish_answer(text: str, hits: Sequence[Hit]) -> GroundedAnswer:

@@ -21,7 +21,9 @@ Vectors = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 Precision = Literal["auto", "bf16", "fp32"]
 
-_BATCH = 32
+# What one forward pass reads: enough to keep a processor's cores, or a GPU, busy, and little beside any weights.
+_BATCH_TOKENS = 8192
+_MOST_TEXTS = 512
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -74,13 +76,20 @@ class SentenceTransformerEmbedder:
 
     @classmethod
     def load(
-        cls, path_or_id: str | Path, name: str | None = None, revision: str | None = None, precision: Precision = "auto"
+        cls,
+        path_or_id: str | Path,
+        name: str | None = None,
+        revision: str | None = None,
+        precision: Precision = "auto",
+        *,
+        identity: str | None = None,
     ) -> SentenceTransformerEmbedder:
         """Loads a folder or a Hub id, from safetensors alone and without running code of the model's repository; with
         HF_HUB_OFFLINE=1 set, from local files alone.
 
-        `name` is what indexes remember (the path or id itself by default); `revision` a commit of the Hub, or a label
-        for a folder (by default a hash of the folder's files).
+        `name` is what indexes remember (the path or id itself by default); `revision` a branch, tag or commit of the
+        Hub, which a folder has none of. What indexes remember as the revision is the commit that was loaded, or a hash
+        of the folder's files, unless `identity` names the weights.
 
         Raises:
             RagRequestError: it is not there, or is no such model.
@@ -88,6 +97,8 @@ class SentenceTransformerEmbedder:
         import torch
         from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
+
+        from rag.fused_linear import fuse_linear_layers
 
         if precision not in ("auto", "bf16", "fp32"):
             raise RagRequestError(f"the embedder's precision is {precision!r}; it must be auto, bf16 or fp32")
@@ -102,6 +113,8 @@ class SentenceTransformerEmbedder:
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True, "dtype": dtype},
             )
+            if bfloat16 and model.device.type == "cpu":
+                fuse_linear_layers(model)
             embedder = cls(model, name or place, "", reason)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
             first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -111,7 +124,10 @@ class SentenceTransformerEmbedder:
                 "(a folder must hold a sentence-transformers model with weights as .safetensors; a Hub id needs the "
                 "network once, or its files in the local cache)"
             ) from error
-        embedder.revision = revision or (_folder_revision(Path(place)) if local else _hub_revision(model))
+        if identity is not None:
+            embedder.revision = identity
+        else:
+            embedder.revision = _folder_revision(Path(place)) if local else _hub_revision(model, revision)
         return embedder
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -147,18 +163,21 @@ class SentenceTransformerEmbedder:
         # Alike lengths side by side leave little padding; the longest first shows at once whether memory suffices.
         order = sorted(range(len(texts)), key=lambda index: -lengths[index])
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
+        start = 0
+        while start < len(order):
+            size = min(_MOST_TEXTS, max(1, _BATCH_TOKENS // max(1, lengths[order[start]])))
+            batch = order[start : start + size]
             with self._lock:
                 encoded = self._model.encode_document(
                     [texts[index] for index in batch],
                     prompt=self.passage_prompt,
-                    batch_size=_BATCH,
+                    batch_size=size,
                     show_progress_bar=False,
                 )
             vectors[batch] = _unit_rows(encoded)
+            start += len(batch)
             if progress is not None:
-                progress(min(start + _BATCH, len(order)), len(order))
+                progress(start, len(order))
         return vectors
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
@@ -167,7 +186,7 @@ class SentenceTransformerEmbedder:
             return np.zeros((0, self.dimension), dtype=np.float32)
         with self._lock:
             encoded = self._model.encode_query(
-                list(texts), prompt=self.query_prompt, batch_size=_BATCH, show_progress_bar=False
+                list(texts), prompt=self.query_prompt, batch_size=32, show_progress_bar=False
             )
         return _unit_rows(encoded)
 
@@ -222,12 +241,15 @@ def _folder_revision(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in {".safetensors", ".json", ".txt", ".model"}:
             digest.update(path.relative_to(folder).as_posix().encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def _hub_revision(model: SentenceTransformer) -> str:
-    """The commit that the Hub's default branch stood at when it was fetched."""
+def _hub_revision(model: SentenceTransformer, asked: str | None) -> str:
+    """The commit that was loaded, where the model says it; a branch means another one tomorrow."""
     transformer = model.transformers_model
-    commit = None if transformer is None else transformer.config._commit_hash
-    return str(commit) if commit else "main"
+    # The configuration carries it only where the model came from the Hub.
+    commit = None if transformer is None else vars(transformer.config).get("_commit_hash")
+    return str(commit or asked or "main")

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-
-import numpy as np
 
 from rag.chunking import Chunk, ChunkSettings
 from rag.corpus import Corpus, Document
 from rag.database import DatabaseBusyError
+from rag.embedded_file import NAME as EMBEDDED
 from rag.embedder import Embedder, Progress
 from rag.errors import RagRequestError
+from rag.layout import IndexSettings
+from rag.lexical import LexicalIndex
 from rag.manifest import Manifest
+from rag.mapped import DamagedFileError
+from rag.repair import put_derived_in_place
 from rag.search import Hit, SearchSettings, encode_queries, search_store
 from rag.store import Store
 from rag.sync import SyncReport, sync_store
-from rag.vectors import VectorIndex
+from rag.vectors import VectorIndex, is_in_place
+from rag.verification import DATABASE, verify_store
+from rag.writer_lock import writing
 
-DATABASE = "index.sqlite"
+_OWN = (DATABASE, "vectors-", "lexical-", "repaired.sqlite", EMBEDDED)
 
 
 class Index:
@@ -31,11 +38,13 @@ class Index:
     the newest. Close it, or use it as a context manager.
     """
 
-    def __init__(self, folder: Path, store: Store, embedder: Embedder | None) -> None:
+    def __init__(self, folder: Path, store: Store, embedder: Embedder | None, wait_seconds: float) -> None:
         """Use `create_or_open` or `open`."""
         self.folder = folder
+        self._wait_seconds = wait_seconds
         self._store, self._embedder = store, embedder
         self._vectors: VectorIndex | None = None
+        self._lexical: LexicalIndex | None = None
         self._lock = threading.RLock()
 
     @classmethod
@@ -44,11 +53,13 @@ class Index:
         folder: str | os.PathLike[str],
         embedder: Embedder,
         settings: ChunkSettings | None = None,
+        layout: IndexSettings | None = None,
         *,
         wait_seconds: float = 10.0,
     ) -> Index:
         """Opens the index in this folder, or makes it, to sync and to search. `settings` is ChunkSettings() by default.
-        `wait_seconds` is how long to wait for another process that writes.
+        `layout` is IndexSettings() for a new index, and what it was for one that is there; another type of FAISS index
+        is taken at the next sync. `wait_seconds` is how long to wait for another process that writes.
 
         Raises:
             RagRequestError: chunks of this size do not fit the embedder, or the index was made with another embedder or
@@ -58,8 +69,14 @@ class Index:
         settings = ChunkSettings() if settings is None else settings
         settings.check_fits(embedder.name, embedder.max_tokens)
         place = Path(folder)
-        store = Store.create_or_open(place / DATABASE, embedder, settings, wait_seconds)
-        return cls._checked(place, store, embedder, settings)
+        store = Store.create_or_open(place / DATABASE, embedder, settings, layout or IndexSettings(), wait_seconds)
+        index = cls(place, store, embedder, wait_seconds)
+        with index._closed_on_error():
+            store.manifest.check(place, embedder, settings, None if layout is None else layout.storage)
+            if layout is not None and store.database.writable:
+                store.ask_for_type(layout.type)
+            index._put_files_in_place()
+        return index
 
     @classmethod
     def open(
@@ -73,19 +90,20 @@ class Index:
             RagError: the index is damaged or of a newer format.
         """
         place = Path(folder)
-        return cls._checked(place, Store.open(place / DATABASE, wait_seconds), embedder, None)
-
-    @classmethod
-    def _checked(cls, folder: Path, store: Store, embedder: Embedder | None, settings: ChunkSettings | None) -> Index:
-        index = cls(folder, store, embedder)
-        try:
+        index = cls(place, Store.open(place / DATABASE, wait_seconds), embedder, wait_seconds)
+        with index._closed_on_error():
             if embedder is not None:
-                store.manifest.check(folder, embedder, settings)
-                index._put_vectors_in_place()
-        except BaseException:
-            index.close()
-            raise
+                index.manifest.check(place, embedder)
+                index._put_files_in_place()
         return index
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._store.database.close()
@@ -104,17 +122,31 @@ class Index:
         return self._store.manifest
 
     @property
+    def vectors_in_words(self) -> str:
+        """Which kind of FAISS index searches the vectors, for people."""
+        with self._store.database.snapshot():
+            return self._current_vectors().layout.words
+
+    @property
     def generation(self) -> int:
         """Counts the syncs that changed something; 0 is an empty index."""
-        return self._store.generation
+        with self._store.database.snapshot():
+            return self._store.generation
 
     @property
     def chunk_count(self) -> int:
-        return self._store.count_chunks()
+        with self._store.database.snapshot():
+            return self._store.count_chunks()
+
+    def document_ids(self) -> list[str]:
+        """The ids of all documents, ascending."""
+        with self._store.database.snapshot():
+            return list(self._store.hashes())
 
     def documents(self) -> list[Document]:
         """Every document as it was synced, by id."""
-        return self._store.documents()
+        with self._store.database.snapshot():
+            return self._store.documents()
 
     def chunks(self, documents: Collection[str] | None = None) -> list[Chunk]:
         """The chunks of these document ids, or all, by document id and position."""
@@ -124,17 +156,19 @@ class Index:
 
     def sync(self, corpus: Corpus, progress: Progress | None = None) -> SyncReport:
         """Brings the index to exactly this corpus, in one transaction: killed at any moment, the index is what it was
-        before or what it is after. Unchanged documents cost nothing. `progress` is called with (embedded, to embed).
+        before or what it is after, and what was embedded until then is kept for the next sync. Unchanged documents cost
+        nothing. `progress` is called with (embedded, to embed).
 
         Raises:
             RagRequestError: the index was opened without an embedder, or two documents share an id.
             RagError: another process writes, the disk is full, or the folder is read-only; nothing committed is lost.
         """
         embedder = self._needed_embedder("sync")
-        with self._store.database.transaction():
-            report = sync_store(self._store, embedder, corpus, progress)
-        self._store.database.settle()
-        self._put_vectors_in_place()
+        self._store.database.check_writable()
+        with writing(self.folder, self._wait_seconds):
+            report = sync_store(self._store, embedder, corpus, self.folder, progress)
+            self._store.database.settle()
+            put_derived_in_place(self.folder, self._store)
         return report
 
     def search(
@@ -150,29 +184,29 @@ class Index:
         restricts to these document ids. How hits are ranked: `rag.search.search_store`.
 
         Raises:
-            RagRequestError: the index was opened without an embedder, or holds no such document.
+            RagRequestError: the index was opened without an embedder, holds no such document, or the filter is wrong.
         """
+        settings = SearchSettings() if settings is None else settings
         cleaned, encoded = encode_queries(self._needed_embedder("search"), queries)
-        with self._store.database.snapshot():
+        store = self._store
+        with store.database.snapshot():
             vectors = self._current_vectors()
-            return search_store(self._store, vectors, cleaned, encoded, settings or SearchSettings(), documents)
+            lexical = None if settings.mode == "dense" else self._current_lexical()
+            try:
+                return search_store(store, vectors, lexical, cleaned, encoded, settings, documents)
+            except DamagedFileError:  # where it had to be read; the database says all that was in it
+                self._lexical = lexical = LexicalIndex.build(store)
+                return search_store(store, vectors, lexical, cleaned, encoded, settings, documents)
 
     def verify(self) -> None:
-        """Checks everything: the database, the full text, spans, hashes, and that the vectors file says the same.
+        """Checks everything, as `rag.verification.verify_index` does.
 
         Raises:
-            RagError: naming what is wrong.
+            DamagedIndexError: naming what is wrong.
         """
-        with self._store.database.snapshot():
-            problems = self._store.problems()
-            on_file = VectorIndex.read(self.folder, self._store)
-            ids, vectors = self._store.vectors()
-            if on_file is not None and not (
-                np.array_equal(on_file.ids(), ids) and np.array_equal(on_file.rows(ids.tolist()), vectors)
-            ):
-                problems.append("the vectors file differs from the database")
-        if problems:
-            raise self._store.database.damaged("; ".join(problems[:5]))
+        findings = verify_store(self.folder, self._store).findings
+        if findings:
+            raise self._store.database.damaged("; ".join(finding.what for finding in findings[:5]))
 
     def _needed_embedder(self, purpose: str) -> Embedder:
         if self._embedder is None:
@@ -183,25 +217,39 @@ class Index:
         return self._embedder
 
     def _current_vectors(self) -> VectorIndex:
-        """The vectors of the generation that the snapshot sees."""
+        """The vectors of the generation that the snapshot sees: from its file, from one of another generation with what
+        changed since, or built in memory."""
         with self._lock:
             if self._vectors is None or self._vectors.generation != self._store.generation:
-                self._vectors = VectorIndex.read(self.folder, self._store) or VectorIndex.build(self._store)
+                self._vectors = (
+                    VectorIndex.read(self.folder, self._store)
+                    or VectorIndex.read_any(self.folder, self._store)
+                    or VectorIndex.build(self._store)
+                )
             return self._vectors
 
-    def _put_vectors_in_place(self) -> None:
-        """Makes the vectors file where it is missing, damaged or of another generation.
+    def _current_lexical(self) -> LexicalIndex:
+        """The postings of the generation that the snapshot sees."""
+        with self._lock:
+            self._lexical = LexicalIndex.current(self.folder, self._store, self._lexical)
+            return self._lexical
 
-        It is written under the write lock, so that no two processes do; whoever else holds that lock is syncing, and
-        will write the file then.
-        """
-        with self._store.database.snapshot():
-            self._vectors = VectorIndex.read(self.folder, self._store)
-        if self._vectors is not None or not self._store.database.writable:
-            return
-        try:
-            with self._store.database.transaction(wait=False):
-                self._vectors = VectorIndex.build(self._store)
-                self._vectors.write(self.folder, self.manifest.index_id)
-        except DatabaseBusyError:
-            return
+    def _put_files_in_place(self) -> None:
+        """Makes the derived files where they are missing, damaged or of another generation, and takes away what a
+        killed writer left. Whoever holds the writer lock is syncing, and will do it then."""
+        store = self._store
+        with store.database.snapshot():
+            self._vectors = VectorIndex.read(self.folder, store)
+            whole = self._vectors is not None and LexicalIndex.read(self.folder, store) is not None
+            if (whole and is_in_place(self.folder, store)) or not store.database.writable:
+                return
+        with suppress(DatabaseBusyError), writing(self.folder, 0):
+            put_derived_in_place(self.folder, store)
+            self._vectors = None
+
+
+def remove_index(folder: Path) -> None:
+    """Takes away every file that an index consists of, and nothing else that lies in the folder."""
+    for path in list(folder.iterdir()):
+        if path.name.startswith(_OWN):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

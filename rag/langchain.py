@@ -14,8 +14,9 @@ from rag.search import SearchSettings
 class IndexRetriever(BaseRetriever):
     """Gives the best chunks of an open index for a query, as LangChain documents.
 
-    The metadata of each holds `document`, `title`, `heading_path`, `start` and `end` (characters of the document's
-    text), `score` and `similarity`. Raises what `Index.search` raises.
+    The text of each is the hit's, with its neighbours where `settings` ask for them. Its metadata holds the document's
+    own, and over it `document`, `source`, `title`, `heading_path`, `page`, `start` and `end` (the text's characters in
+    the document's), `score` and `similarity`. Raises what `Index.search` raises.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -26,13 +27,16 @@ class IndexRetriever(BaseRetriever):
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
         return [
             Document(
-                page_content=hit.chunk.text,
+                page_content=hit.text,
                 metadata={
+                    **hit.metadata,
                     "document": hit.chunk.document_id,
+                    "source": hit.source,
                     "title": hit.title,
                     "heading_path": list(hit.chunk.heading_path),
-                    "start": hit.chunk.start,
-                    "end": hit.chunk.end,
+                    "page": hit.chunk.page,
+                    "start": hit.start,
+                    "end": hit.end,
                     "score": hit.score,
                     "similarity": hit.similarity,
                 },

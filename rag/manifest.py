@@ -11,6 +11,7 @@ from rag.chunking import CHUNKER_VERSION, ChunkSettings
 from rag.database import FORMAT_VERSION
 from rag.embedder import Embedder
 from rag.errors import DamagedIndexError, IncompatibleIndexError, RagRequestError
+from rag.layout import IndexSettings, Storage
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,11 @@ class Manifest:
     """Vectors are unit rows, so that their dot product is the cosine."""
     chunker_version: int
     chunk: ChunkSettings
+    storage: Storage
+    """What a stored vector's number takes."""
 
     @classmethod
-    def of(cls, index_id: str, embedder: Embedder, settings: ChunkSettings) -> Manifest:
+    def of(cls, index_id: str, embedder: Embedder, settings: ChunkSettings, storage: Storage) -> Manifest:
         """The manifest of a new index."""
         return cls(
             format_version=FORMAT_VERSION,
@@ -44,6 +47,7 @@ class Manifest:
             normalized=True,
             chunker_version=CHUNKER_VERSION,
             chunk=settings,
+            storage=storage,
         )
 
     def to_json(self) -> str:
@@ -54,15 +58,19 @@ class Manifest:
         """Raises DamagedIndexError where `text` is no manifest."""
         try:
             values = json.loads(text)
+            IndexSettings(storage=values["storage"])
             return cls(**{**values, "chunk": ChunkSettings(**values["chunk"])})
         except (ValueError, TypeError, KeyError, RagRequestError) as error:
             raise DamagedIndexError(
                 f"{file}: its manifest is damaged ({error}); delete the folder and index again"
             ) from error
 
-    def check(self, folder: Path, embedder: Embedder, settings: ChunkSettings | None) -> None:
-        """Raises IncompatibleIndexError naming everything in which the index differs from what is asked for now."""
-        asked = Manifest.of(self.index_id, embedder, settings or self.chunk)
+    def check(
+        self, folder: Path, embedder: Embedder, settings: ChunkSettings | None = None, storage: Storage | None = None
+    ) -> None:
+        """`settings` and `storage` are the index's own where they are None. Raises IncompatibleIndexError naming
+        everything in which the index differs from what is asked for now."""
+        asked = Manifest.of(self.index_id, embedder, settings or self.chunk, storage or self.storage)
         names = {
             "embedder_name": "embedder",
             "embedder_revision": "embedder's revision",
@@ -71,6 +79,7 @@ class Manifest:
             "passage_prompt": "embedder's passage prompt",
             "chunker_version": "chunker's version",
             "chunk": "chunk settings",
+            "storage": "storage of vectors",
         }
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(asked)
         differences = [

@@ -4,104 +4,109 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
 
 from rag.segments import Cut, Span, blocks, halves
 
 # Texts in, tokens of each out: what the embedder would see, its special tokens and passage prompt included.
 TokenCounter = Callable[[Sequence[str]], list[int]]
+# A tokenizer may take a word of any length for a single unknown token. So that no such word makes a chunk that nobody
+# can read, every token is taken to stand for at most this many characters.
+CHARACTERS_PER_TOKEN = 8
 _Sized = tuple[Span, int]
+_REMEMBERED = 1_000_000
 
 
-def packed_spans(text: str, span: Span, room: int, overlap: int, count: TokenCounter) -> list[Span]:
+class Sizes:
+    """What texts cost in tokens, by adding up their words: each word goes through the tokenizer once.
+
+    The sum is exact for tokenizers that cut at space first (WordPiece) and close for the others; whoever needs to be
+    sure counts the finished text.
+    """
+
+    def __init__(self, count: TokenCounter) -> None:
+        self._count = count
+        self._words: dict[str, int] = {}
+        self._gaps: dict[str, int] = {"": 0, " ": 0}
+        self._empty: int | None = None
+
+    def learn(self, texts: Iterable[str]) -> None:
+        """Counts the words of many texts in one call."""
+        if len(self._words) > _REMEMBERED:
+            self._words.clear()
+        new = sorted({word for text in texts for word in text.split()} - self._words.keys())
+        if new:
+            # Behind another word, because that is where most words stand: a space is a part of the word to many
+            # tokenizers.
+            base, *counts = self._count(["a", *(f"a {word}" for word in new)])
+            self._words.update(zip(new, (max(tokens - base, 0) for tokens in counts), strict=True))
+
+    def of(self, text: str) -> int:
+        """Tokens without those that are added to every text, at least one."""
+        try:
+            return self._known(text)
+        except KeyError:
+            self.learn([text])
+            return self._known(text)
+
+    def of_spans(self, text: str, spans: Iterable[Span]) -> list[_Sized]:
+        """Each span with its tokens. The words of all are learnt in one call."""
+        parts = [(span, text[span[0] : span[1]]) for span in spans]
+        try:
+            return [(span, self._known(part)) for span, part in parts]
+        except KeyError:
+            self.learn(part for _, part in parts)
+            return [(span, self._known(part)) for span, part in parts]
+
+    def _known(self, text: str) -> int:
+        """Raises KeyError where a word has not been learnt."""
+        return max(sum(map(self._words.__getitem__, text.split())), least_tokens(text), 1)
+
+    def gaps(self, text: str, pieces: list[Span]) -> list[int]:
+        """Tokens of what lies before each piece: blank lines and indentation cost in some tokenizers. A single space
+        counts nothing, for it is counted with the word."""
+        between = ["", *(text[left[1] : right[0]] for left, right in itertools.pairwise(pieces))]
+        # A tokenizer need not read a megabyte of blank lines: by its length alone it fills a chunk.
+        new = sorted({gap for gap in between if len(gap) <= 100 and gap not in self._gaps})
+        if new:
+            empty, *counts = self._count(["", *new])
+            self._gaps.update(zip(new, (max(tokens - empty, 0) for tokens in counts), strict=True))
+        return [max(self._gaps.get(gap, 0), len(gap) // CHARACTERS_PER_TOKEN) for gap in between]
+
+
+def least_tokens(text: str) -> int:
+    """What a text counts at least, whatever the tokenizer says."""
+    return -(-len(text) // CHARACTERS_PER_TOKEN)
+
+
+def packed_spans(text: str, span: Span, room: int, overlap: int, sizes: Sizes) -> list[Span]:
     """Spans of at most `room` tokens as far as adding up tells, filled one after the other: whole blocks where they
     fit, else their parts. Each repeats up to `overlap` tokens of whole sentences from the end of the one before.
     """
-    sizes = _Sizes(text, count)
     pieces: list[_Sized] = []
+    sentences: list[_Sized] = []  # or list items or lines: what an overlap is made of
     found = blocks(text, span)
-    for block, sized in zip(found, sizes.of([block.span for block in found]), strict=True):
-        pieces += _fitting([sized], block.cuts, room, text, sizes)
-    # Sentences, list items or lines: what an overlap is made of.
-    sentences = sizes.of([part for block in found for part in block.cuts[0](text, block.span)] if overlap else [])
-    gaps = sizes.gaps([piece for piece, _ in pieces])
-    spans: list[Span] = []
-    start, end, used = pieces[0][0][0], pieces[0][0][0], 0
-    for ((piece_start, piece_end), tokens), gap in zip(pieces, gaps, strict=True):
-        if used:
-            used += gap
-        if used and used + tokens > room:
-            spans.append((start, end))
-            repeated = _overlap(sentences, (start, end), min(overlap, room - tokens - gap))
-            start, used = (piece_start, 0) if repeated is None else repeated
-        end = piece_end
-        used += tokens
-    return [*spans, (start, end)]
+    for block, (whole, tokens) in zip(found, sizes.of_spans(text, [block.span for block in found]), strict=True):
+        parts = sizes.of_spans(text, block.cuts[0](text, whole)) if overlap or tokens > room else []
+        sentences += parts
+        pieces += [(whole, tokens)] if tokens <= room else _fitting(parts, block.cuts[1:], room, text, sizes)
+    return _filled(text, pieces, sentences, room, overlap, sizes)
 
 
-def recursive_spans(text: str, span: Span, room: int, overlap: int, count: TokenCounter) -> list[Span]:
-    """The spans that LangChain's RecursiveCharacterTextSplitter gives, sized in tokens, each with up to `overlap`
-    tokens of whole sentences from the one before.
-
-    LangChain is asked for no overlap: its own start index takes the overlap for characters, and is wrong where it is
-    counted in tokens; without overlap each piece starts where the one before ended but for space.
-    """
-    from langchain_text_splitters import RecursiveCharacterTextSplitter
-
-    sizes = _Sizes(text, count)
-
-    @cache
-    def length(piece: str) -> int:
-        return max(count([piece])[0] - sizes.empty, 0)
-
-    repeated = min(overlap, room // 2)
-    splitter = RecursiveCharacterTextSplitter(chunk_size=room - repeated, chunk_overlap=0, length_function=length)
-    sentences = sizes.of([part for block in blocks(text, span) for part in block.cuts[0](text, block.span)])
-    spans: list[Span] = []
-    before = (span[0], span[0])
-    for piece in splitter.split_text(text[span[0] : span[1]]):
-        start = text.index(piece, before[1], span[1])
-        begin = _overlap(sentences, before, repeated) if spans else None
-        before = (start, start + len(piece))
-        spans.append((start if begin is None else begin[0], before[1]))
-    return spans
+def fitting_spans(text: str, spans: Iterable[Span], room: int, sizes: Sizes) -> list[Span]:
+    """The spans, those over `room` tokens cut up into words."""
+    cut: list[Span] = []
+    for span, tokens in sizes.of_spans(text, spans):
+        cut += [span] if tokens <= room else packed_spans(text, span, room, 0, sizes)
+    return cut
 
 
-class _Sizes:
-    """Counts tokens of spans, many at a time, without what the tokenizer adds to every text."""
-
-    def __init__(self, text: str, count: TokenCounter) -> None:
-        self.text, self.count = text, count
-        self.empty = count([""])[0]
-
-    def of(self, spans: list[Span]) -> list[_Sized]:
-        """Each span with its tokens, at least one."""
-        counts = self.count([self.text[start:end] for start, end in spans])
-        return [(span, max(tokens - self.empty, 1)) for span, tokens in zip(spans, counts, strict=True)]
-
-    def gaps(self, pieces: list[Span]) -> list[int]:
-        """Tokens of what lies before each piece: blank lines and indentation cost in some tokenizers. A single space
-        counts nothing, for most take it into the word."""
-        between = ["", *(self.text[left[1] : right[0]] for left, right in itertools.pairwise(pieces))]
-        distinct = sorted({gap for gap in between if gap not in ("", " ")})
-        counts = dict(zip(distinct, self.count(distinct), strict=True))
-        return [max(counts.get(gap, self.empty) - self.empty, 0) for gap in between]
+def sentence_sizes(text: str, span: Span, sizes: Sizes) -> list[_Sized]:
+    """The sentences, list items and lines of a span, each with its tokens."""
+    return sizes.of_spans(text, [part for block in blocks(text, span) for part in block.cuts[0](text, block.span)])
 
 
-def _fitting(pieces: list[_Sized], cuts: tuple[Cut, ...], room: int, text: str, sizes: _Sizes) -> list[_Sized]:
-    """The pieces, those over `room` taken apart by the first of `cuts`, their parts by the next, and at last halved."""
-    fitting: list[_Sized] = []
-    for span, tokens in pieces:
-        if tokens <= room or span[1] - span[0] == 1:
-            fitting.append((span, tokens))
-        else:
-            parts = sizes.of(cuts[0](text, span) if cuts else halves(text, span))
-            fitting += _fitting(parts, cuts[1:], room, text, sizes)
-    return fitting
-
-
-def _overlap(sentences: list[_Sized], chunk: Span, limit: int) -> tuple[int, int] | None:
+def repeated_start(sentences: list[_Sized], chunk: Span, limit: int) -> tuple[int, int] | None:
     """(start, tokens) of the last whole sentences of a chunk, up to `limit` tokens and never the whole chunk."""
     position = bisect_left(sentences, chunk[1], key=lambda sized: sized[0][1])
     if position == len(sentences) or sentences[position][0][1] != chunk[1]:
@@ -116,3 +121,31 @@ def _overlap(sentences: list[_Sized], chunk: Span, limit: int) -> tuple[int, int
         repeated = (start, used)
         position -= 1
     return repeated
+
+
+def _filled(
+    text: str, pieces: list[_Sized], sentences: list[_Sized], room: int, overlap: int, sizes: Sizes
+) -> list[Span]:
+    gaps = sizes.gaps(text, [piece for piece, _ in pieces])
+    spans: list[Span] = []
+    start, end, used = pieces[0][0][0], pieces[0][0][0], 0
+    for ((piece_start, piece_end), tokens), gap in zip(pieces, gaps, strict=True):
+        if used and used + gap + tokens > room:
+            spans.append((start, end))
+            repeated = repeated_start(sentences, (start, end), min(overlap, room - tokens - gap))
+            start, used = (piece_start, 0) if repeated is None else repeated
+        used += tokens + (gap if used else 0)
+        end = piece_end
+    return [*spans, (start, end)]
+
+
+def _fitting(pieces: list[_Sized], cuts: tuple[Cut, ...], room: int, text: str, sizes: Sizes) -> list[_Sized]:
+    """The pieces, those over `room` taken apart by the first of `cuts`, their parts by the next, and at last halved."""
+    fitting: list[_Sized] = []
+    for span, tokens in pieces:
+        if tokens <= room or span[1] - span[0] == 1:
+            fitting.append((span, tokens))
+        else:
+            parts = sizes.of_spans(text, cuts[0](text, span) if cuts else halves(text, span))
+            fitting += _fitting(parts, cuts[1:], room, text, sizes)
+    return fitting

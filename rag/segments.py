@@ -16,8 +16,9 @@ Cut = Callable[[str, Span], list[Span]]
 _FENCE = re.compile(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})")
 _ITEM = re.compile(r"[ \t]*(?:[-+*]|\d{1,9}[.)])(?:[ \t]|$)")
 _CODE = re.compile(r" {4}|\t|>>> |\|")
-# A Latin full stop needs a space behind it; a CJK one does not.
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[\"'”’」』）]*")
+# A Latin full stop needs a space behind it; a CJK one does not. A run of stops is tried at its first one alone: a
+# megabyte of dots would otherwise be tried from every dot on.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[\"'”’」』）]*")
 _WORD = re.compile(r"\S+")
 
 

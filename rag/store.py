@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,28 +14,32 @@ import numpy as np
 import numpy.typing as npt
 
 from rag.chunking import Chunk, ChunkSettings
-from rag.corpus import Document, Section
-from rag.database import Database, DatabaseBusyError, Row
+from rag.codes import BrokenVectorError, decode, is_whole
+from rag.corpus import Document, Metadata, Section
+from rag.database import Database, Row, checksum
 from rag.embedder import Embedder, Vectors
 from rag.errors import RagError
+from rag.layout import IndexSettings, Storage
 from rag.manifest import Manifest
 
 Ids = npt.NDArray[np.int64]
 
-_CHUNKS = """SELECT chunks.id, documents.id, position, heading_path, start, "end", chunks.text, tokens, title
-    FROM chunks JOIN documents ON documents.key = chunks.document"""
-_VECTORS = "SELECT chunks.id, vector FROM chunks JOIN documents ON documents.key = chunks.document"
+_CHUNKS = """SELECT chunks.id, documents.id, position, heading_path, start, "end", page, chunks.text, tokens, title,
+    source, metadata FROM chunks JOIN documents ON documents.key = chunks.document"""
 _IN_ORDER = " ORDER BY documents.id, position"
 _AMONG = " WHERE chunks.id IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(frozen=True)
 class StoredChunk:
-    """A chunk as it lies in the store; `id` is what the vectors file knows it by, and changes with its document."""
+    """A chunk as it lies in the store, with its document's title, source ("": same as the id) and metadata. `id` is
+    what the vectors file knows it by; it is never given to another chunk."""
 
     id: int
     chunk: Chunk
     title: str
+    source: str
+    metadata: Metadata
 
 
 def embedded_key(chunk: Chunk) -> bytes:
@@ -50,10 +55,13 @@ class Store:
         self.manifest = Manifest.from_json(self._meta("manifest"), database.path)
 
     @classmethod
-    def create_or_open(cls, path: Path, embedder: Embedder, settings: ChunkSettings, wait_seconds: float) -> Store:
+    def create_or_open(
+        cls, path: Path, embedder: Embedder, settings: ChunkSettings, layout: IndexSettings, wait_seconds: float
+    ) -> Store:
         """The store in this file, made for this embedder and these settings where there is none."""
-        manifest = Manifest.of(uuid.uuid4().hex, embedder, settings)
-        return cls._over(Database.open(path, wait_seconds, {"manifest": manifest.to_json(), "generation": "0"}))
+        manifest = Manifest.of(uuid.uuid4().hex, embedder, settings, layout.storage)
+        first = {"manifest": manifest.to_json(), "generation": "0", "chunks": "0", "type": layout.type}
+        return cls._over(Database.open(path, wait_seconds, first))
 
     @classmethod
     def open(cls, path: Path, wait_seconds: float) -> Store:
@@ -70,31 +78,69 @@ class Store:
     @property
     def generation(self) -> int:
         """Counts the syncs that changed something."""
-        return int(self._meta("generation"))
+        return self._number("generation")
+
+    @property
+    def layout(self) -> IndexSettings:
+        """How the vectors are kept and searched, as it was asked for."""
+        asked: str = self._meta("type")
+        if asked not in ("auto", "flat", "hnsw", "ivf"):
+            raise self.database.damaged(f"its type is {asked!r}")
+        return IndexSettings(asked, self.storage)  # type: ignore[arg-type]  # checked above
+
+    @property
+    def storage(self) -> Storage:
+        return self.manifest.storage
+
+    def ask_for_type(self, asked: str) -> None:
+        """Keeps another type of FAISS index in mind, in a transaction of its own."""
+        if self._meta("type") != asked:
+            with self.database.transaction():
+                self.set_meta("type", asked)
 
     def hashes(self) -> dict[str, str]:
         """Document id -> SHA-256 of the content."""
-        return {
-            str(id): str(sha256) for id, sha256 in self.database.rows("SELECT id, sha256 FROM documents ORDER BY id")
-        }
+        rows = self.database.rows("SELECT id, sha256 FROM documents ORDER BY id")
+        return {str(id): str(sha256) for id, sha256 in rows}
 
     def documents(self) -> list[Document]:
         """All documents, by id."""
-        found = []
-        rows = self.database.rows("SELECT id, title, text, sections FROM documents ORDER BY id")
-        for id, title, text, sections in rows:
-            parts = tuple(Section(tuple(path), start, end) for path, start, end in json.loads(str(sections)))
-            found.append(Document(str(id), str(title), str(text), parts))
-        return found
+        return [document for _, document in self.stored_documents()]
+
+    def stored_documents(self) -> Iterator[tuple[str, Document]]:
+        """(the SHA-256 as it was written, the document) of all documents, by id, a few at a time."""
+        query = """SELECT id, title, source, metadata, sha256, text, sections
+            FROM documents JOIN texts ON texts.document = documents.key ORDER BY id"""
+        for block in self.database.blocks(query, size=64):
+            for id, title, source, metadata, sha256, text, sections in block:
+                with self._readable():
+                    parts = tuple(Section(tuple(path), *span) for path, *span in json.loads(str(sections)))
+                    known = json.loads(str(metadata))
+                yield str(sha256), Document(str(id), str(title), str(text), parts, str(source), known)
 
     def chunks(self, ids: Collection[int] | None = None) -> list[StoredChunk]:
-        """The chunks of these ids, or all, by document and position."""
-        if ids is None:
-            return [_stored_chunk(row) for row in self.database.rows(_CHUNKS + _IN_ORDER)]
-        return [_stored_chunk(row) for row in self.database.rows(_CHUNKS + _AMONG + _IN_ORDER, [_listed(ids)])]
+        """The chunks of these ids, or all, by document and position.
+
+        Raises:
+            DamagedIndexError: there is no such chunk, or its row cannot be read.
+        """
+        query, values = (_CHUNKS, []) if ids is None else (_CHUNKS + _AMONG, [_listed(ids)])
+        rows = self.database.rows(query + _IN_ORDER, values)
+        if ids is not None and len(rows) != len(set(ids)):
+            raise self.database.damaged("a chunk is missing that a derived file names")
+        with self._readable():
+            return [_stored_chunk(row) for row in rows]
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """What a row holds is of another kind than what is written there."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise self.database.damaged(f"a row is not what was written ({error})") from error
 
     def count_chunks(self) -> int:
-        return int(str(self.database.value("SELECT count(*) FROM chunks")))
+        return self._number("chunks")
 
     def chunk_ids(self, documents: Collection[str]) -> list[int]:
         """Ids of the chunks of these documents, ascending."""
@@ -105,25 +151,56 @@ class Store:
         )
         return [int(str(row[0])) for row in rows]
 
-    def vectors(self) -> tuple[Ids, Vectors]:
-        """(int64 [n], float32 [n, dimension]) of all chunks, by document and position: in the same order whatever the
-        history of the file."""
-        rows = self.database.rows(_VECTORS + _IN_ORDER)
-        dimension = self.manifest.dimension
-        blobs = [blob for _, blob in rows if isinstance(blob, bytes) and len(blob) == 4 * dimension]
-        if len(blobs) != len(rows):
-            raise self.database.damaged(f"a vector has not {dimension} numbers")
-        joined: Vectors = np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(len(rows), dimension)
-        return np.array([id for id, _ in rows], dtype=np.int64), joined
+    def all_ids(self) -> Ids:
+        """int64 [n]: the ids of all chunks, ascending."""
+        # Of all that holds the ids, the index over documents and positions is the narrowest.
+        query = "SELECT id FROM chunks INDEXED BY sqlite_autoindex_chunks_1"
+        blocks = [
+            np.fromiter((row[0] for row in block), dtype=np.int64, count=len(block))
+            for block in self.database.blocks(query, size=65536)
+        ]
+        return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *blocks]))
 
-    def known_vectors(self, keys: Iterable[bytes]) -> dict[bytes, Vectors]:
-        """Vectors already stored, by `embedded_key`."""
-        found: dict[bytes, Vectors] = {}
-        for key in keys:
-            for (blob,) in self.database.rows("SELECT vector FROM chunks WHERE embedded_sha256 = ? LIMIT 1", [key]):
-                if isinstance(blob, bytes) and len(blob) == 4 * self.manifest.dimension:
-                    found[key] = np.frombuffer(blob, dtype="<f4").astype(np.float32)
-        return found
+    def vectors(self, ids: Collection[int]) -> Vectors:
+        """float32 [n, dimension]: the stored vectors of these chunks, in their order.
+
+        Raises:
+            DamagedIndexError: there is no such chunk, or a bit of its vector is not what was written.
+        """
+        query = "SELECT chunk, vector FROM vectors WHERE chunk IN (SELECT value FROM json_each(?))"
+        found = {id: blob for id, blob in self.database.rows(query, [_listed(ids)])}
+        missing = [id for id in ids if id not in found]
+        if missing:
+            raise self.database.damaged(f"the vector of chunk {missing[0]} is missing")
+        return self._decoded([found[id] for id in ids], list(ids))
+
+    def vector_blocks(self, size: int = 8192, by_document: bool = False) -> Iterator[tuple[Ids, Vectors]]:
+        """All stored vectors as (int64 [n], float32 [n, dimension]) blocks, by id, or by document and position.
+
+        Raises:
+            DamagedIndexError: as `vectors`.
+        """
+        query = "SELECT chunk, vector FROM vectors ORDER BY chunk"
+        if by_document:  # the same order whatever the history of the file
+            query = f"""SELECT chunk, vector FROM chunks JOIN documents ON documents.key = chunks.document
+                JOIN vectors ON vectors.chunk = chunks.id {_IN_ORDER}"""
+        for block in self.database.blocks(query, size=size):
+            ids = [int(str(id)) for id, _ in block]
+            yield np.array(ids, dtype=np.int64), self._decoded([blob for _, blob in block], ids)
+
+    def _decoded(self, blobs: Sequence[object], ids: Sequence[int]) -> Vectors:
+        try:
+            return decode(blobs, self.storage, self.manifest.dimension)
+        except BrokenVectorError as error:
+            raise self.database.damaged(f"the vector of chunk {ids[error.place]} is not what was written") from error
+
+    def known_blob(self, key: bytes) -> bytes | None:
+        """The blob of a vector already stored, by `embedded_key`."""
+        query = "SELECT vector FROM chunks JOIN vectors ON chunk = id WHERE embedded_sha256 = ? LIMIT 1"
+        for (blob,) in self.database.rows(query, [key]):
+            if isinstance(blob, bytes) and is_whole(blob, self.storage, self.manifest.dimension):
+                return blob
+        return None
 
     def match(self, expression: str, limit: int, ids: Collection[int] | None = None) -> list[tuple[int, float]]:
         """(chunk id, BM25, higher is better) of the best matches of an FTS5 expression, among `ids` if given."""
@@ -140,79 +217,60 @@ class Store:
         """Documents and, with them, their chunks, vectors and full text."""
         self.database.execute_many("DELETE FROM documents WHERE id = ?", [(id,) for id in ids])
 
-    def insert_document(self, document: Document, chunks: Sequence[Chunk], vectors: Sequence[Vectors]) -> None:
-        """One document with its chunks and one unit vector, float32 [dimension], for each."""
-        sections = [[list(section.heading_path), section.start, section.end] for section in document.sections]
+    def insert_document(self, document: Document, chunks: Sequence[Chunk], blobs: Sequence[bytes]) -> None:
+        """One document with its chunks and one vector's blob for each."""
+        sections = [[list(part.heading_path), part.start, part.end, part.page] for part in document.sections]
+        metadata = json.dumps(dict(sorted(document.metadata.items())))
+        named = (document.id, document.title, document.source, metadata, document.sha256)
         key = self.database.execute(
-            "INSERT INTO documents (id, title, sha256, text, sections) VALUES (?, ?, ?, ?, ?)",
-            (document.id, document.title, document.sha256, document.text, json.dumps(sections)),
+            "INSERT INTO documents (id, title, source, metadata, sha256, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+            (*named, checksum(*named)),
         )
+        self.database.execute("INSERT INTO texts VALUES (?, ?, ?)", (key, document.text, json.dumps(sections)))
+        last = self.database.rows("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'")
+        first = 1 + (int(str(last[0][0])) if last else 0)
+        rows = []
+        for id, chunk in enumerate(chunks, first):
+            path, heading = json.dumps(chunk.heading_path), " > ".join(chunk.heading_path)
+            values = (chunk.position, path, heading, chunk.start, chunk.end, chunk.page, chunk.text, chunk.tokens)
+            rows.append((id, key, *values, embedded_key(chunk), checksum(*values)))
+        self.database.execute_many("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self.database.execute_many(
-            'INSERT INTO chunks (document, position, heading_path, heading, start, "end", text, tokens, '
-            "embedded_sha256, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    key,
-                    chunk.position,
-                    json.dumps(chunk.heading_path),
-                    " > ".join(chunk.heading_path),
-                    chunk.start,
-                    chunk.end,
-                    chunk.text,
-                    chunk.tokens,
-                    embedded_key(chunk),
-                    vector.astype("<f4").tobytes(),
-                )
-                for chunk, vector in zip(chunks, vectors, strict=True)
-            ],
+            "INSERT INTO vectors VALUES (?, ?)", [(row[0], blob) for row, blob in zip(rows, blobs, strict=True)]
         )
 
     def next_generation(self) -> int:
         """Counts one on, inside the transaction that makes the change."""
         generation = self.generation + 1
-        self.database.execute("UPDATE meta SET value = ? WHERE key = 'generation'", (str(generation),))
+        self.set_meta("generation", str(generation))
+        self.set_meta("chunks", str(self.database.value("SELECT count(*) FROM chunks")))
         return generation
 
-    def problems(self) -> list[str]:
-        """What is wrong with the rows, in words: SQLite's own full checks, and what chunks owe to their documents."""
-        found = [str(row[0]) for row in self.database.rows("PRAGMA integrity_check")]
-        found = [] if found == ["ok"] else found
-        found += [f"a row of {row[0]} refers to nothing" for row in self.database.rows("PRAGMA foreign_key_check")]
-        if self.database.writable:
-            try:
-                self.database.execute("INSERT INTO chunks_text (chunks_text, rank) VALUES ('integrity-check', 1)")
-            except DatabaseBusyError:
-                raise
-            except RagError as error:
-                found.append(f"the full text differs from the chunks ({error.__cause__})")
-        documents = {document.id: document for document in self.documents()}
-        hashes = self.hashes()
-        found += [f"{id} does not have the hash it should" for id in documents if documents[id].sha256 != hashes[id]]
-        positions = dict.fromkeys(documents, 0)
-        for stored in self.chunks():
-            chunk = stored.chunk
-            if documents[chunk.document_id].text[chunk.start : chunk.end] != chunk.text:
-                found.append(f"chunk {chunk.position} of {chunk.document_id} is not the text of its span")
-            if chunk.position != positions[chunk.document_id]:
-                found.append(f"a chunk is missing before chunk {chunk.position} of {chunk.document_id}")
-            positions[chunk.document_id] = chunk.position + 1
-        _, vectors = self.vectors()
-        if vectors.size and float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max()) > 1e-3:
-            found.append("a vector is not of unit length")
-        return found
+    def set_meta(self, key: str, value: str) -> None:
+        self.database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
+
+    def _number(self, key: str) -> int:
+        text = self._meta(key)
+        if not text.isdecimal():
+            raise self.database.damaged(f"its {key} is {text!r}")
+        return int(text)
 
     def _meta(self, key: str) -> str:
-        rows = self.database.rows("SELECT value FROM meta WHERE key = ?", (key,))
+        rows = self.database.rows("SELECT value, checksum FROM meta WHERE key = ?", (key,))
         if not rows:
             raise self.database.damaged(f"it has no {key}")
+        if checksum(key, rows[0][0]) != rows[0][1]:
+            raise self.database.damaged(f"its {key} is not what was written")
         return str(rows[0][0])
 
 
 def _stored_chunk(row: Row) -> StoredChunk:
-    id, document_id, position, heading_path, start, end, text, tokens, title = row
+    id, document_id, position, heading_path, start, end, page, text, tokens, title, source, metadata = row
     path = tuple(str(heading) for heading in json.loads(str(heading_path)))
     numbers = (int(str(position)), path, int(str(start)), int(str(end)))
-    return StoredChunk(int(str(id)), Chunk(str(document_id), *numbers, str(text), int(str(tokens))), str(title))
+    on_page = None if page is None else int(str(page))
+    chunk = Chunk(str(document_id), *numbers, str(text), int(str(tokens)), on_page)
+    return StoredChunk(int(str(id)), chunk, str(title), str(source), json.loads(str(metadata)))
 
 
 def _listed(ids: Collection[int]) -> str:

@@ -111,7 +111,7 @@ def test_a_verb_of_one_stage_runs_it_and_what_it_needs(finished: Path, cli: Cli,
         ("index", {"rag": None, "data": {"sources": [{"path": "rows.jsonl"}]}, "evaluate": None}, "no section rag"),
         ("evaluate", {"evaluate": None}, "no section evaluate"),
         ("train", {"train": None, "evaluate": None}, "no section train"),
-        ("preview", {"data": None, "train": None, "evaluate": None}, "sections data and model"),
+        ("preview", {"data": None, "train": None, "evaluate": None}, "section data"),
     ],
 )
 def test_a_verb_without_its_section_says_which(
@@ -234,7 +234,7 @@ def test_a_row_that_is_no_conversation_names_its_line(tiny_recipe: RecipeWriter,
     good = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
     (workplace / "rows.jsonl").write_text(f"{good}\n{{broken\n{good}\n", encoding="utf-8")
     recipe = tiny_recipe(data={"sources": [{"path": "rows.jsonl"}]}, evaluate=None, rag=None)
-    assert_refused(cli("run", recipe), "rows.jsonl:2")
+    assert_refused(cli("run", recipe, "data.quality.max_dropped=0"), "rows.jsonl:2")
 
 
 def test_a_document_that_cannot_be_read_is_said_and_left_out(
@@ -401,6 +401,34 @@ def test_search_ranks_passages(finished: Path, cli: Cli) -> None:
     assert source[start:end] == first["text"]
     said = cli("search", index, "steam engine piston")
     assert said.code == 0 and said.out.count("score ") == 5
+
+
+def test_search_filters_caps_and_widens(finished: Path, cli: Cli) -> None:
+    index = finished.parent / "runs" / "tiny" / "index"
+    options = ("--filter", "{source: {glob: '*engines*'}}", "--neighbours", "1", "--per-document", "1", "-k", "9")
+    done = cli("search", index, "steam engine piston", "--json", *options)
+    (hit,) = done.document["hits"]
+    assert hit["source"] == hit["document"] == "docs/engines.md" and hit["metadata"] == {} and hit["page"] is None
+    start, end = hit["span"]
+    source = (finished.parent / "docs" / "engines.md").read_text(encoding="utf-8")
+    assert source[start:end] == hit["text"] and len(hit["text"]) > hit["chunk"]["span"][1] - hit["chunk"]["span"][0]
+    assert "\x1b" not in cli("search", index, "steam engine piston").out, "no colours but on a terminal"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--filter", "{year: {gtee: 3}}"), "unknown operator 'gtee'; did you mean gte?"),
+        (("--filter", "year"), "--filter: expected names with conditions"),
+        (("--filter", "{"), "--filter: '{' is no YAML"),
+        (("--filter", "autor: Ada"), "no document has 'autor'"),
+        (("--per-document", "0"), "per_document is 0"),
+        (("--rerank", "nowhere"), "the reranker nowhere cannot be loaded"),
+    ],
+    ids=str,
+)
+def test_a_wrong_search_is_a_wrong_request(finished: Path, cli: Cli, arguments: tuple[str, ...], said: str) -> None:
+    assert_refused(cli("search", finished.parent / "runs" / "tiny" / "index", "pistons", *arguments), said)
 
 
 @pytest.mark.parametrize("arguments", [["nowhere", "question"], ["docs", "question"]], ids=" ".join)

@@ -93,13 +93,14 @@ class DataResult(BaseModel):
 
 
 class Tally:
-    """Counts one side while it is written."""
+    """Counts one side while it is written. `shown` names the test rows that were found in it, and where."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.unanswerable = 0
         self.tokens_too_long = 0
         self.remarks: tuple[str, ...] = ()
+        self.shown: dict[int, str] = {}
         self.lengths = array("i")
         self.trained = array("i")
         self._documents: set[str] = set()

@@ -6,27 +6,36 @@ memory; the examples themselves are read again, in order, when they are needed.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
+import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from hfkit.data.duplicates import content_key
-from hfkit.data.examples import EXAMPLE, Example, Kind, LabelledText
-from hfkit.data.formats import SAMPLE, ChosenFormat, choose_format
-from hfkit.data.ledger import Ledger, RowFault
+from hfkit.data.converting import (
+    Conversion,
+    Converted,
+    Converter,
+    conversion_job,
+    landed_batch,
+    landed_schema,
+    packed,
+    stratum_of,
+    unpacked,
+)
+from hfkit.data.examples import EXAMPLE, Example, Kind
+from hfkit.data.formats import SAMPLE
+from hfkit.data.ledger import Ledger
 from hfkit.data.mixing import Numbers
-from hfkit.data.prepared import ShardWriter, example_batch, example_schema
-from hfkit.data.quality import examine
+from hfkit.data.prepared import ShardWriter
 from hfkit.data.sources import read_source
-from hfkit.data.sources.batch import Row
+from hfkit.data.sources.batch import Batch
+from hfkit.data.workers import cores, on_workers
 from hfkit.recipe import (
     CallableSource,
     HubSource,
@@ -41,6 +50,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _EXAMPLES_A_BATCH = 2_000
+_BATCHES_ALONE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,37 +105,27 @@ class Landed:
 
 
 class Strata:
-    """Numbers for the values of the field that splits keep in proportion, the same in all sources."""
+    """Numbers for the values that splits keep in proportion, the same in all sources."""
 
-    def __init__(self, field: str | None) -> None:
-        self.field = field
-        self._codes: dict[object, int] = {}
+    def __init__(self) -> None:
+        self._codes: dict[str, int] = {}
 
-    def code(self, example: Example) -> int:
-        """Raises RowFault where the example has no such field."""
-        if self.field is None:
-            return 0
-        if self.field in example.metadata:
-            value: object = example.metadata[self.field]
-        elif self.field == "label" and isinstance(example, LabelledText):
-            value = example.label
-        else:
-            raise RowFault("no value to stratify by", f"data.splits.stratify names {self.field}; keep that column")
-        return self._codes.setdefault(value, len(self._codes))
+    def codes(self, values: Sequence[str]) -> list[int]:
+        return [self._codes.setdefault(value, len(self._codes)) for value in values]
 
 
 class _Columns:
     """The arrays of a Landed, growing."""
 
-    def __init__(self) -> None:
+    def __init__(self, strata: Strata) -> None:
+        self._strata = strata
         self.keys, self.groups, self.strata, self.times = array("Q"), array("Q"), array("q"), array("d")
 
-    def add(self, example: Example, group: str, stratum: int, time: float) -> None:
-        self.keys.append(content_key(example))
-        digest = hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        self.groups.append(int.from_bytes(digest, "big"))
-        self.strata.append(stratum)
-        self.times.append(time)
+    def add(self, batch: pa.RecordBatch) -> None:
+        self.keys.extend(batch.column("key").to_pylist())
+        self.groups.extend(batch.column("group").to_pylist())
+        self.strata.extend(self._strata.codes(batch.column("stratum").to_pylist()))
+        self.times.extend(batch.column("time").to_pylist())
 
 
 def land_source(
@@ -148,32 +148,31 @@ def land_source(
     before = ledger.rows_dropped
     batches = read_source(source, ledger, allow_code=allow_code)
     first = next(batches)  # a source without rows raises
-    chosen = choose_format(first.rows[:SAMPLE], source.format, source.fields, key)
-    for note in chosen.notes:
+    settings = Conversion(
+        source=source.model_dump(mode="json"),
+        key=key,
+        sample=json.dumps(list(first.rows[:SAMPLE])),
+        splits=splits,
+        quality=quality,
+    )
+    converter = Converter(settings)
+    for note in converter.chosen.notes:
         ledger.note(note, first.places[0])
-    columns = _Columns()
-    with ShardWriter(folder, "rows", example_schema()) as writer:
-        for batch in itertools.chain([first], batches):
-            kept: list[Example] = []
-            for row, place in zip(batch.rows, batch.places, strict=True):
-                for inner, where in _expanded(chosen, row, place):
-                    try:
-                        example, time = _converted(chosen, inner, where, source, splits, ledger)
-                        stratum = strata.code(example)
-                    except RowFault as fault:
-                        ledger.drop(fault.reason, where, fault.detail)
-                        continue
-                    good = _without_faults(example, where, quality, ledger)
-                    if good is not None:
-                        kept.append(good)
-                        columns.add(good, where if splits.by == "row" else good.document, stratum, time)
-            if kept:
-                writer.write(example_batch(kept))
+    columns = _Columns(strata)
+    with ShardWriter(folder, "rows", landed_schema()) as writer:
+        for converted in _converted(converter, settings, first, batches):
+            for account in converted.dropped:
+                ledger.merge_dropped(account)
+            for account in converted.noted:
+                ledger.merge_noted(account)
+            if converted.examples.num_rows:
+                writer.write(converted.examples)
+                columns.add(converted.examples)
     return Landed(
         name=_name_of(key, source),
         folder=folder,
-        kind=chosen.kind if columns.keys else None,
-        why=chosen.why,
+        kind=converter.chosen.kind if columns.keys else None,
+        why=converter.chosen.why,
         # Those that the source itself could not read are in the ledger alone.
         read=len(columns.keys) + ledger.rows_dropped - before,
         use=source.use,
@@ -196,14 +195,14 @@ def land_examples(
     strata: Strata,
 ) -> Landed:
     """The same for examples that were written by hfkit itself, whose side is known."""
-    columns = _Columns()
-    with ShardWriter(folder, "rows", example_schema()) as writer:
+    columns = _Columns(strata)
+    with ShardWriter(folder, "rows", landed_schema()) as writer:
         for start in range(0, len(examples), _EXAMPLES_A_BATCH):
             part = examples[start : start + _EXAMPLES_A_BATCH]
-            writer.write(example_batch(part))
-            for example in part:
-                group = example.id if splits.by == "row" else example.document
-                columns.add(example, group, strata.code(example), 0.0)
+            values = [stratum_of(example, splits.stratify) for example in part]
+            batch = landed_batch(part, values, [0.0] * len(part), splits)
+            writer.write(batch)
+            columns.add(batch)
     return Landed(
         name=name,
         folder=folder,
@@ -220,80 +219,25 @@ def land_examples(
     )
 
 
-def _expanded(chosen: ChosenFormat, row: Row, place: str) -> Iterator[tuple[Row, str]]:
-    """The rows that a row stands for, with their places."""
-    inner = list(chosen.expand(row))
-    if len(inner) == 1:
-        yield inner[0], place
-    else:
-        yield from ((one, f"{place}/{number}") for number, one in enumerate(inner))
-
-
-def _converted(
-    chosen: ChosenFormat, row: Row, place: str, source: ReadSource, splits: SplitsSection, ledger: Ledger
-) -> tuple[Example, float]:
-    """The example and its time. Raises RowFault."""
-    example = chosen.convert(
-        row,
-        id=place,
-        document=None if source.group is None else _group(row, source.group),
-        metadata={name: _scalar(row, name) for name in source.keep},
-        system=source.system,
-        ledger=ledger,
-    )
-    return example, _seconds(row, splits.key) if splits.by == "time" and splits.key is not None else 0.0
-
-
-def _without_faults(example: Example, place: str, quality: QualitySection, ledger: Ledger) -> Example | None:
-    """The example as the quality gates leave it, None where they drop it; all of it is counted."""
-    examined = examine(example, quality)
-    for reason, detail in examined.noted:
-        ledger.note(reason, place, detail)
-    if examined.dropped:
-        # Counted once, by what was found first: a row is dropped once.
-        reason, detail = examined.dropped[0]
-        ledger.drop(reason, place, detail)
-        return None
-    return examined.example
-
-
 def _indices(numbers: Numbers) -> pa.Array:
     import pyarrow as pa
 
     return pa.array(numbers)
 
 
-def _scalar(row: Row, name: str) -> str | int | float | bool | None:
-    if name not in row:
-        raise RowFault("a column to keep is missing", _columns_of(row, name))
-    value = row[name]
-    if value is not None and not isinstance(value, str | int | float | bool):
-        raise RowFault("a column to keep holds no plain value", f"{name} is a {type(value).__name__}")
-    return value
-
-
-def _group(row: Row, name: str) -> str:
-    if row.get(name) is None:
-        raise RowFault("no group", _columns_of(row, name))
-    return str(row[name])
-
-
-def _seconds(row: Row, name: str) -> float:
-    """Seconds since 1970 of a number, or of a date as ISO 8601 writes it; without a zone it is taken for UTC."""
-    value = row.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, str):
-        raise RowFault("no time", _columns_of(row, name))
-    try:
-        when = datetime.fromisoformat(value.strip().removesuffix("Z"))
-    except ValueError as error:
-        raise RowFault("no time", f"{name} is {value!r}, which is no number and no ISO 8601 date") from error
-    return (when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)).timestamp()
-
-
-def _columns_of(row: Row, name: str) -> str:
-    return f"{name} is null" if name in row else f"there is no {name} among {', '.join(sorted(row))[:200]}"
+def _converted(
+    converter: Converter, settings: Conversion, first: Batch, batches: Iterator[Batch]
+) -> Iterator[Converted]:
+    """The batches, converted, in order; on workers once there are so many that starting them is worth it."""
+    for batch in itertools.chain([first], itertools.islice(batches, _BATCHES_ALONE - 1)):
+        yield converter.convert(batch)
+    following = next(batches, None)
+    if following is None:
+        return
+    work = (packed(batch) for batch in itertools.chain([following], batches))
+    job = f"{conversion_job.__module__}:{conversion_job.__name__}"
+    for answer in on_workers(job, settings.model_dump_json(), work, cores()):
+        yield unpacked(answer)
 
 
 def _name_of(key: str, source: ReadSource) -> str:

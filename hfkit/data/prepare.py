@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from hfkit.data.card import DataResult, SourceSummary, Tally, write_card
 from hfkit.data.examples import EXAMPLE, Kind
@@ -26,8 +27,8 @@ from hfkit.data.prepared import (
     example_schema,
     sequence_schema,
 )
-from hfkit.data.rendering_pool import BATCH, RenderedBatch, RenderSettings, render_batches
-from hfkit.data.selection import Sides, choose_rows
+from hfkit.data.rendering_pool import BATCH, RenderedBatch, RenderSettings, render_batches, unrendered_batches
+from hfkit.data.selection import Sides, choose_rows, drop_shown
 from hfkit.errors import RequestError
 from hfkit.recipe import Recipe, SynthesizeSource
 from hfkit.stage import StageContext
@@ -59,12 +60,14 @@ def prepare(context: StageContext) -> DataResult:
     _hold_limit(recipe, ledger, read)
     rendered = _one_task(landed, recipe)
     sides = choose_rows(landed, recipe.data, recipe.seed, ledger)
-    train = mixed(sides.train, [source.weight for source in landed], recipe.data.mix, recipe.seed)
-    test = ((at, number) for at, numbers in enumerate(sides.test) for number in numbers.tolist())
-    tallies: dict[Side, Tally] = {
-        "train": _write(context, "train", landed, train, ledger, rendered=rendered, rows=_count(sides.train)),
-        "test": _write(context, "test", landed, test, ledger, rendered=rendered, rows=_count(sides.test)),
-    }
+    tested = _write_tested(context.folder / _LANDED, landed, sides)
+    order = mixed(sides.train, [source.weight for source in landed], recipe.data.mix, recipe.seed)
+    train = _write(context, "train", landed, order, ledger, rendered=rendered, rows=_count(sides.train), tested=tested)
+    if recipe.data.quality.contamination == "drop":
+        drop_shown(landed, sides, train.shown, ledger)
+    left = ((at, number) for at, numbers in enumerate(sides.test) for number in numbers.tolist())
+    test = _write(context, "test", landed, left, ledger, rendered=rendered, rows=_count(sides.test), tested=None)
+    tallies: dict[Side, Tally] = {"train": train, "test": test}
     _hold_limit(recipe, ledger, read)
     for side, tally in tallies.items():
         if not tally.rows:
@@ -88,7 +91,7 @@ def _land(context: StageContext, ledger: Ledger) -> list[Landed]:
     recipe = context.recipe
     assert recipe.data is not None
     folder = context.folder / _LANDED
-    strata = Strata(recipe.data.splits.stratify)
+    strata = Strata()
     landed = []
     for number, source in enumerate(recipe.data.sources):
         if isinstance(source, SynthesizeSource):
@@ -146,8 +149,9 @@ def _write(
     *,
     rendered: bool,
     rows: int,
+    tested: Path | None,
 ) -> Tally:
-    """Write one side. `rows` is about how many there are, for the bar."""
+    """Write one side. `rows` is about how many there are, for the bar; `tested` the test rows to look for in it."""
     recipe = context.recipe
     assert recipe.data is not None
     tally = Tally()
@@ -159,10 +163,11 @@ def _write(
             max_length=recipe.data.max_length,
             special_tokens=recipe.data.quality.special_tokens,
             chat=any(source.kind == "conversation" for source in landed),
+            tested=tested,
         )
         prepared: Iterator[RenderedBatch] = render_batches(batches, settings, rows)
     else:
-        prepared = (RenderedBatch.unrendered(texts) for texts in batches)
+        prepared = unrendered_batches(batches, tested)
     seen = 0
     with (
         ShardWriter(context.folder / EXAMPLES, side, example_schema()) as examples_file,
@@ -178,12 +183,23 @@ def _write(
             sequences_file.write(batch.sequences)
             tally.add(examples, batch.sequences, batch.outcome.tokens_too_long)
             tally.remarks = batch.outcome.remarks
+            for number, where in batch.outcome.shown.items():
+                tally.shown.setdefault(number, where)
             for account in batch.outcome.dropped:
                 ledger.merge_dropped(account)
             for account in batch.outcome.noted:
                 ledger.merge_noted(account)
             update(seen, max(seen, rows))
     return tally
+
+
+def _write_tested(folder: Path, landed: Sequence[Landed], sides: Sides) -> Path:
+    """The test rows in one file, so that whoever renders training rows can look for them there."""
+    path = folder / "tested.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for source, numbers in zip(landed, sides.test, strict=True):
+            file.writelines(f"{text}\n" for text in source.texts(numbers))
+    return path
 
 
 def _texts(landed: Sequence[Landed], order: Order) -> Iterator[str]:

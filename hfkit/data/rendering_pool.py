@@ -1,29 +1,23 @@
-"""Examples into sequences on all cores: each worker is a process that renders one batch at a time.
-
-Batches come back in the order in which they went out, so the result does not depend on how many workers there are.
-"""
+"""Batches of examples into batches of sequences, on all cores where that is worth it."""
 
 from __future__ import annotations
 
 import io
 import json
-import multiprocessing
-import os
-import sys
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from hfkit.data.contamination import Contamination
 from hfkit.data.conversation import Conversation
 from hfkit.data.examples import EXAMPLE, Example, PlainText
 from hfkit.data.ledger import Account, Ledger, RowFault
 from hfkit.data.prepared import sequence_schema
 from hfkit.data.rendering import Rendered, Renderer, SpecialTokens
-from hfkit.errors import RequestError, WorkError
+from hfkit.data.workers import Job, cores, on_workers
 from hfkit.models.loading import load_renderer
 from hfkit.recipe import ModelSection
 
@@ -38,7 +32,8 @@ _ROWS_WORTH_WORKERS = 8_000
 
 class RenderSettings(BaseModel):
     """What rendering depends on: the model's tokenizer and template, the longest sequence, what is done with content
-    that spells special tokens, and whether there are conversations, which need a template."""
+    that spells special tokens, and whether there are conversations, which need a template. `tested` is a file of test
+    examples, a line of JSON each, that are looked for in what is rendered."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,6 +41,7 @@ class RenderSettings(BaseModel):
     max_length: int
     special_tokens: SpecialTokens
     chat: bool
+    tested: Path | None = None
 
 
 class Outcome(BaseModel):
@@ -55,6 +51,8 @@ class Outcome(BaseModel):
         kept: for each example, whether at least one sequence came of it.
         dropped, noted: the rows at fault, by reason.
         tokens_too_long: tokens of sequences that were longer than may be.
+        shown: number of a test example -> where its question or answer stands in this batch; each worker names an
+            example once.
         remarks: what should be known of the template, the same for every batch.
     """
 
@@ -64,6 +62,7 @@ class Outcome(BaseModel):
     dropped: tuple[Account, ...]
     noted: tuple[Account, ...]
     tokens_too_long: int
+    shown: Mapping[int, str] = {}
     remarks: tuple[str, ...] = ()
 
 
@@ -75,11 +74,16 @@ class RenderedBatch:
     sequences: pa.RecordBatch
     outcome: Outcome
 
-    @classmethod
-    def unrendered(cls, texts: Sequence[str]) -> RenderedBatch:
-        """Examples of a kind that is not rendered: all kept, without sequences."""
-        kept = Outcome(kept=(True,) * len(texts), dropped=(), noted=(), tokens_too_long=0)
-        return cls(texts, _record_batch([]), kept)
+
+def unrendered_batches(batches: Iterable[Sequence[str]], tested: Path | None) -> Iterator[RenderedBatch]:
+    """Batches of examples of a kind that is not rendered: all kept, without sequences."""
+    contamination = None if tested is None else Contamination(read_tested(tested))
+    for texts in batches:
+        if contamination is not None:
+            contamination.look_at(EXAMPLE.validate_json(text) for text in texts)
+        shown = {} if contamination is None else dict(contamination.found)
+        kept = Outcome(kept=(True,) * len(texts), dropped=(), noted=(), tokens_too_long=0, shown=shown)
+        yield RenderedBatch(texts, _record_batch([]), kept)
 
 
 def render_batches(batches: Iterable[Sequence[str]], settings: RenderSettings, rows: int) -> Iterator[RenderedBatch]:
@@ -89,15 +93,51 @@ def render_batches(batches: Iterable[Sequence[str]], settings: RenderSettings, r
         RequestError: no row can be rendered with this template, or a row spells a special token and that is refused.
         WorkError: a worker died.
     """
-    # Here too, so that a template that cannot be used is told before any worker is started.
-    batch_renderer = BatchRenderer(settings)
-    workers = _cores() if rows >= _ROWS_WORTH_WORKERS else 1
-    if workers > 1:
-        yield from _on_workers(batches, settings, workers)
+    # In this process first, so that a template that cannot be used is told before any worker is started.
+    renderer = BatchRenderer(settings)
+    if rows < _ROWS_WORTH_WORKERS:
+        for texts in batches:
+            sequences, outcome = renderer.render(texts)
+            yield RenderedBatch(texts, sequences, outcome)
         return
-    for texts in batches:
-        sequences, outcome = batch_renderer.render(texts)
-        yield RenderedBatch(texts, sequences, outcome)
+    sent: list[Sequence[str]] = []
+
+    def work() -> Iterator[bytes]:
+        for texts in batches:
+            sent.append(texts)
+            yield json.dumps(list(texts)).encode()
+
+    for answer in on_workers(f"{__name__}:batch_job", settings.model_dump_json(), work(), cores()):
+        sequences, outcome = _unpacked(answer)
+        yield RenderedBatch(sent.pop(0), sequences, outcome)
+
+
+def batch_job(settings: str) -> Job:
+    """What a worker does with a batch: examples as JSON in, the outcome and the sequences out."""
+    renderer = BatchRenderer(RenderSettings.model_validate_json(settings))
+
+    def job(batch: bytes) -> bytes:
+        return _packed(*renderer.render(json.loads(batch)))
+
+    return job
+
+
+def _packed(sequences: pa.RecordBatch, outcome: Outcome) -> bytes:
+    import pyarrow as pa
+
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, sequences.schema) as stream:
+        stream.write_batch(sequences)
+    said = outcome.model_dump_json().encode()
+    return len(said).to_bytes(8, "big") + said + sink.getvalue()
+
+
+def _unpacked(answer: bytes) -> tuple[pa.RecordBatch, Outcome]:
+    import pyarrow as pa
+
+    end = 8 + int.from_bytes(answer[:8], "big")
+    with pa.ipc.open_stream(pa.py_buffer(answer)[end:]) as stream:
+        return stream.read_next_batch(), Outcome.model_validate_json(answer[8:end])
 
 
 class BatchRenderer:
@@ -107,9 +147,12 @@ class BatchRenderer:
         self._renderer = load_renderer(settings.model, special_tokens=settings.special_tokens, chat=settings.chat)
         self._max_length = settings.max_length
         self._chat = settings.chat
+        self._contamination = None if settings.tested is None else Contamination(read_tested(settings.tested))
+        self._known: set[int] = set()
 
     def render(self, texts: Sequence[str]) -> tuple[pa.RecordBatch, Outcome]:
         examples = [EXAMPLE.validate_json(text) for text in texts]
+        shown = self._shown_in(examples)
         ledger = Ledger()
         too_long = 0
         rows: list[tuple[str, Rendered]] = []
@@ -141,9 +184,19 @@ class BatchRenderer:
             dropped=ledger.dropped,
             noted=ledger.noted,
             tokens_too_long=too_long,
+            shown=shown,
             remarks=tuple(self._renderer.remarks) if self._chat else (),
         )
         return _record_batch(rows), outcome
+
+    def _shown_in(self, examples: Sequence[Example]) -> dict[int, str]:
+        """The test examples that are found here and were not before."""
+        if self._contamination is None:
+            return {}
+        self._contamination.look_at(examples)
+        new = {number: why for number, why in self._contamination.found.items() if number not in self._known}
+        self._known.update(new)
+        return new
 
     def _rendered(self, examples: Sequence[Example]) -> list[list[Rendered] | RowFault]:
         conversations = [example for example in examples if isinstance(example, Conversation)]
@@ -155,6 +208,13 @@ class BatchRenderer:
             else:
                 rendered.append(next(of_conversations))
         return rendered
+
+
+def read_tested(path: Path) -> Iterator[Example]:
+    """The examples of a file that holds one a line, as JSON."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield EXAMPLE.validate_json(line)
 
 
 def _text(renderer: Renderer, example: PlainText, max_length: int) -> list[Rendered] | RowFault:
@@ -177,82 +237,3 @@ def _record_batch(rows: Sequence[tuple[str, Rendered]]) -> pa.RecordBatch:
     )
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.record_batch(arrays, schema=schema)
-
-
-def _on_workers(batches: Iterable[Sequence[str]], settings: RenderSettings, workers: int) -> Iterator[RenderedBatch]:
-    """Every worker has one batch at a time: it is answered before the next is sent, so that no pipe fills up on both
-    sides."""
-    # Not forked: the parent's libraries have threads, which a fork would leave half alive.
-    start = multiprocessing.get_context("spawn")
-    processes = []
-    free: deque[Connection] = deque()
-    for _ in range(workers):
-        ours, theirs = start.Pipe()
-        process = start.Process(target=_work, args=(theirs, settings.model_dump_json()), daemon=True)
-        process.start()
-        # Only then does a worker see the end of its pipe when this process is gone.
-        theirs.close()
-        processes.append(process)
-        free.append(ours)
-    busy: deque[tuple[Connection, Sequence[str]]] = deque()
-    try:
-        for texts in batches:
-            if not free:
-                connection, sent = busy.popleft()
-                done = _received(connection, sent)
-                free.append(connection)
-            else:
-                done = None
-            connection = free.popleft()
-            connection.send_bytes(json.dumps(list(texts)).encode())
-            busy.append((connection, texts))
-            if done is not None:
-                yield done
-        while busy:
-            connection, sent = busy.popleft()
-            yield _received(connection, sent)
-    except (BrokenPipeError, EOFError, ConnectionResetError) as error:
-        raise WorkError("a process that renders training data died; is there enough memory?") from error
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
-
-
-def _received(connection: Connection, sent: Sequence[str]) -> RenderedBatch:
-    import pyarrow as pa
-
-    said = json.loads(connection.recv_bytes())
-    if "refused" in said:
-        raise RequestError(said["refused"])
-    outcome = Outcome.model_validate(said)
-    with pa.ipc.open_stream(io.BytesIO(connection.recv_bytes())) as stream:
-        return RenderedBatch(sent, stream.read_next_batch(), outcome)
-
-
-def _work(connection: Connection, settings: str) -> None:
-    """A worker's life: a batch of JSON in, what came of it out, until nobody is there any more."""
-    import pyarrow as pa
-
-    # One process a core: threads of the tokenizer would only get into each other's way.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        renderer = BatchRenderer(RenderSettings.model_validate_json(settings))
-        while True:
-            batch, outcome = renderer.render(json.loads(connection.recv_bytes()))
-            sink = io.BytesIO()
-            with pa.ipc.new_stream(sink, batch.schema) as stream:
-                stream.write_batch(batch)
-            connection.send_bytes(outcome.model_dump_json().encode())
-            connection.send_bytes(sink.getbuffer())
-    except RequestError as error:
-        connection.send_bytes(json.dumps({"refused": str(error)}).encode())
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        return
-
-
-def _cores() -> int:
-    """How many this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hfkit.data.contamination import Contamination
 from hfkit.data.duplicates import NearDuplicates
-from hfkit.data.examples import Example
 from hfkit.data.landing import Landed
 from hfkit.data.ledger import Account, Ledger
 from hfkit.data.mixing import Numbers, sampled
@@ -42,8 +40,6 @@ def choose_rows(landed: Sequence[Landed], data: DataSection, seed: int, ledger: 
     ]
     sides = _split(landed, numbers, data, seed)
     _drop_shared_groups(landed, sides, ledger)
-    if data.quality.contamination == "drop":
-        _drop_contaminated(landed, sides, ledger)
     return sides
 
 
@@ -116,20 +112,16 @@ def _drop_shared_groups(landed: Sequence[Landed], sides: Sides, ledger: Ledger) 
         sides.test[at] = sides.test[at][~shared]
 
 
-def _drop_contaminated(landed: Sequence[Landed], sides: Sides, ledger: Ledger) -> None:
-    def examples(side: Sequence[Numbers]) -> Iterator[Example]:
-        return itertools.chain.from_iterable(s.examples(n) for s, n in zip(landed, side, strict=True))
-
-    contamination = Contamination(examples(sides.test))
-    contamination.look_at(examples(sides.train))
+def drop_shown(landed: Sequence[Landed], sides: Sides, shown: Mapping[int, str], ledger: Ledger) -> None:
+    """Take those test rows out that training shows: `shown` says where, by their number over all sources."""
     start = 0
     for at, here in enumerate(sides.test):
-        details = [contamination.found.get(number) for number in range(start, start + len(here))]
+        details = [shown.get(number) for number in range(start, start + len(here))]
         start += len(here)
-        shown = np.array([detail is not None for detail in details], dtype=bool)
+        mask = np.array([detail is not None for detail in details], dtype=bool)
         reason = "test row whose question or answer stands in training"
-        _account(landed[at], here[shown], reason, ledger.merge_dropped, [d for d in details if d is not None])
-        sides.test[at] = here[~shown]
+        _account(landed[at], here[mask], reason, ledger.merge_dropped, [d for d in details if d is not None])
+        sides.test[at] = here[~mask]
 
 
 def _account(

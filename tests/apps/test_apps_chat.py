@@ -38,7 +38,7 @@ def hit(number: int, text: str, heading: str = "Anchors") -> Hit:
         text=text,
         tokens=len(text.split()),
     )
-    return Hit(chunk=chunk, title="Ships", score=0.9, similarity=0.8, rank=number)
+    return Hit(chunk, "Ships", 0.9, 0.8, number, chunk.document_id, {}, chunk.start, chunk.end, chunk.text)
 
 
 @dataclass

@@ -6,11 +6,13 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hfkit.data.sources import read_source
 from hfkit.errors import RequestError
 
 if TYPE_CHECKING:
@@ -208,8 +210,12 @@ def test_many_rows_are_rendered_on_workers_to_the_same_bytes(
 ) -> None:
     write_lines(workplace / "a.jsonl", pairs("a", 2_000))
     alone = prepare([{"path": "a.jsonl"}])
+    # Batches of few rows, so that there are many.
+    read = partial(read_source, batch_rows=150)
+    monkeypatch.setattr("hfkit.data.landing.read_source", read)
     monkeypatch.setattr("hfkit.data.rendering_pool._ROWS_WORTH_WORKERS", 1)
-    monkeypatch.setattr("hfkit.data.rendering_pool._cores", lambda: 3)
+    monkeypatch.setattr("hfkit.data.rendering_pool.cores", lambda: 3)
+    monkeypatch.setattr("hfkit.data.landing.cores", lambda: 2)
     (alone.folder / "artifact.json").unlink()
     shared = prepare([{"path": "a.jsonl"}])
     assert shared.result == alone.result

@@ -167,7 +167,7 @@ TOKENIZER_DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "no chat template": (
         lambda folder: (folder / "chat_template.jinja").unlink(),
-        "has no chat template; name a Jinja file in model.chat_template",
+        "has no chat template; name one in model.chat_template",
     ),
 }
 

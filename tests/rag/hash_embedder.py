@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rag.documents import Corpus, Document
-from rag.files import parse_text
+from rag.readers.text import parse_text
 from rag.markdown import parse_markdown
 
 Vectors = npt.NDArray[np.float32]

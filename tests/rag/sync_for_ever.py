@@ -1,12 +1,25 @@
-"""Syncs an index back and forth between two corpora until it is killed: `python -m tests.rag.sync_for_ever FOLDER`."""
+"""Processes that sync, or read, until they are killed: `python -m tests.rag.sync_for_ever`, told what to do by lines.
+
+`start JOB FOLDER TYPE LOG` forks a process that does JOB and appends to LOG, and answers its id; `wait ID` answers its
+exit code, or minus the signal that ended it. One import of the libraries so serves hundreds of real processes.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import faiss  # noqa: F401  # before the fork, so that no child pays for it
+
+import rag.sync
 from rag.chunking import ChunkSettings
 from rag.documents import Corpus
 from rag.index import Index
+from rag.layout import IndexSettings
+from rag.search import SearchSettings
 from tests.rag.hash_embedder import HashEmbedder, make_corpus
 
 SETTINGS = ChunkSettings(24, 4)
@@ -22,13 +35,57 @@ def corpus(kind: int) -> Corpus:
     )
 
 
-def main(folder: str) -> None:
-    with Index.create_or_open(folder, HashEmbedder(), SETTINGS) as index:
-        print("open", flush=True)
+def sync(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> None:
+    """From one corpus to the other and back, for ever."""
+    rag.sync._SLAB = 8  # so that what is embedded is written at many moments
+    with Index.create_or_open(folder, HashEmbedder(), SETTINGS, layout, wait_seconds=60) as index:
+        say("open")
         while True:
-            index.sync(corpus(index.generation % 2))
-            print(index.generation, flush=True)
+            report = index.sync(corpus(index.generation % 2))
+            say(str(report.generation))
+
+
+def read(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> None:
+    """Searches, sixty times: all hits of one search must come from one corpus, and in generations that never fall."""
+    generation = 0
+    with Index.open(folder, HashEmbedder(), wait_seconds=60) as index:
+        for number in range(60):
+            settings = SearchSettings(("hybrid", "dense", "lexical")[number % 3], 50)
+            found = index.search_many(["corpus says word7", "corpus says word8"], settings)
+            kinds = {hit.chunk.text.split("Corpus ")[1][0] for hits in found for hit in hits if "Corpus " in hit.text}
+            assert len(kinds) == 1, f"one search found {kinds}"
+            assert all(found), "a search found nothing"
+            assert index.generation >= generation
+            generation = index.generation
+    say(f"read up to {generation}")
+
+
+JOBS: Mapping[str, Callable[[Path, IndexSettings, Callable[[str], None]], None]] = {"sync": sync, "read": read}
+
+
+def work(job: str, folder: str, kind: str, log: str) -> int:
+    """In the forked process."""
+    with Path(log).open("a", encoding="utf-8", buffering=1) as file:
+        try:
+            JOBS[job](Path(folder), IndexSettings(kind), lambda line: print(line, file=file))  # type: ignore[arg-type]
+        except BaseException:
+            traceback.print_exc(file=file)
+            return 1
+    return 0
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order, *words = line.split()
+        if order == "wait":
+            _, status = os.waitpid(int(words[0]), 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+            continue
+        process = os.fork()
+        if process == 0:
+            os._exit(work(*words))
+        print(process, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rag.chunking import Chunk, ChunkSettings, Splitter, chunk_document
+from rag.chunking import Chunk, ChunkSettings, Splitter, chunk_document, chunk_documents
 from rag.documents import Document, Section
 from rag.errors import RagRequestError
+from rag.langchain_splitters import LANGCHAIN_SPLITTERS
 from rag.markdown import parse_markdown
 from rag.segments import blocks, halves, items, lines, sentences, words
 
@@ -226,3 +227,79 @@ def test_langchain_pieces_are_found_where_text_repeats() -> None:
     text = "same words here. " * 40
     wanted = ChunkSettings(16, 8, "recursive")
     check(of(text), chunk_document(of(text), wanted, by_word), wanted, by_word)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    TEXTS,
+    SETTINGS,
+    st.sampled_from([by_word, by_piece, by_character, by_four_bytes]),
+    st.sampled_from(LANGCHAIN_SPLITTERS),
+)
+def test_the_laws_hold_for_each_of_langchains_splitters(
+    text: str, wanted: ChunkSettings, count: Counter, splitter: Splitter
+) -> None:
+    document = of(text)
+    named = ChunkSettings(wanted.tokens, wanted.overlap, splitter)
+    check(document, chunk_document(document, named, count), named, count)
+
+
+def test_langchains_markdown_splitter_cuts_before_headings() -> None:
+    text = f"intro {'w ' * 9}\n\n## Second\n\n{'x ' * 9}\n\n### Third\n\n{'y ' * 9}"
+    found = texts(text, 16, splitter="MarkdownTextSplitter")
+    assert [chunk.split("\n")[0] for chunk in found[1:]] == ["## Second", "### Third"]
+
+
+def test_langchains_python_splitter_cuts_before_definitions() -> None:
+    code = "".join(f"def f{number}(x):\n    return x + {number} if x else None\n\n" for number in range(4))
+    found = texts(code, 16, splitter="PythonCodeTextSplitter")
+    assert [chunk.split("(")[0] for chunk in found] == ["def f0", "def f1", "def f2", "def f3"]
+
+
+def test_an_unknown_splitter_is_named() -> None:
+    with pytest.raises(RagRequestError, match=r"chunk\.splitter is 'nltk'; it must be one of structure, recursive, "):
+        ChunkSettings(splitter="nltk")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["w" * 50_000, "a" + "\n" * 50_000 + "b", "a" + " " * 50_000 + "b", "。" * 50_000])
+@pytest.mark.parametrize("splitter", ["structure", *LANGCHAIN_SPLITTERS])
+def test_no_chunk_is_longer_than_eight_characters_for_each_token(text: str, splitter: Splitter) -> None:
+    """To WordPiece a word of any length is one unknown token."""
+    wanted = ChunkSettings(32, 0, splitter)
+    chunks = chunk_document(of(text), wanted, by_word)
+    assert max(len(chunk.text) for chunk in chunks) <= 8 * 32
+    assert "".join("".join(chunk.text.split()) for chunk in chunks) == "".join(text.split())
+
+
+def test_a_heading_that_is_one_long_word_is_shortened() -> None:
+    (chunk,) = chunk_document(of("some text", ("T" * 100_000,)), ChunkSettings(32, 0), by_word)
+    assert len(chunk.heading_path[0]) <= 8 * 16
+
+
+def test_runs_of_stops_are_cut_in_linear_time() -> None:
+    assert len(sentences("." * 300_000 + "x. y", (0, 300_004))) == 2
+
+
+def test_pages_come_along() -> None:
+    sections = (Section(("T",), 0, 8, 1), Section(("T",), 8, 16, 2), Section(("T",), 16, 24))
+    document = Document("d", "T", "one two three four, five", sections)
+    chunks = chunk_document(document, ChunkSettings(16, 0), by_word)
+    assert [(chunk.text, chunk.page) for chunk in chunks] == [("one two", 1), ("three fo", 2), ("ur, five", None)]
+
+
+def test_many_documents_are_cut_as_each_alone_and_counted_in_few_calls() -> None:
+    calls: list[int] = []
+
+    def count(texts: Sequence[str]) -> list[int]:
+        calls.append(len(texts))
+        return by_piece(texts)
+
+    documents = [
+        Document(str(number), "T", text, (Section(("T",), 0, len(text)),))
+        for number in range(60)
+        for text in [" ".join(f"Sentence {number} number {part} is here." for part in range(number))]
+    ]
+    wanted = ChunkSettings(40, 10)
+    together = list(chunk_documents(documents, wanted, count))
+    assert len(calls) < 20
+    assert together == [chunk_document(document, wanted, by_piece) for document in documents]

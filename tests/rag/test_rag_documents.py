@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rag.files
-from rag.documents import Document, Section, Skipped, fingerprint_sources, load_corpus
+from rag.documents import Document, Limits, Section, Skipped, fingerprint_sources, load_corpus
 from rag.errors import RagRequestError
 
 
@@ -63,8 +63,9 @@ def test_a_file_named_twice_is_read_once() -> None:
         (b" \n\t\n", "empty"),
         (b"\xef\xbb\xbf", "empty"),
         (b"a\0b", "holds NUL bytes, so it is not text"),
-        (b"caf\xe9", "not UTF-8 (byte 0xe9 at offset 3)"),
-        ("é".encode("utf-16"), "UTF-16, not UTF-8; save it as UTF-8"),
+        (b"caf\xe9", "not UTF-8 (byte 0xe9 at offset 3); save it as UTF-8"),
+        ("é".encode("utf-16") + b"x", "not UTF-16 (byte 0x78 at offset 4); save it as UTF-8"),
+        ("a\0b".encode("utf-16"), "holds NUL characters, so it is not text"),
     ],
 )
 def test_what_is_no_text_is_skipped_by_name(content: bytes, reason: str) -> None:
@@ -87,17 +88,26 @@ def test_files_without_a_reader_are_named() -> None:
 
 def test_a_named_file_without_a_reader_is_a_wrong_request() -> None:
     write("logo.png", b"\x89PNG")
-    with pytest.raises(RagRequestError, match=r"logo\.png: no reader for \.png; the readers take \.markdown, \.md"):
+    with pytest.raises(RagRequestError, match=r"logo\.png: no reader for \.png; the readers take .*\.markdown, \.md, "):
         load_corpus(["logo.png"])
 
 
-def test_too_large_a_file_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rag.files, "MAX_BYTES", 1_000_000)
+def test_too_large_a_file_is_skipped() -> None:
     write("docs/a.md", "a" * 1_000_001)
     write("docs/b.md", "a" * 1_000_000)
-    corpus = load_corpus(["docs"])
+    limits = Limits(bytes=1_000_000)
+    corpus = load_corpus(["docs"], limits=limits)
     assert [document.id for document in corpus.documents] == ["docs/b.md"]
-    assert corpus.skipped[0].reason.startswith("1.0 MB, more than the 1 MB")
+    assert corpus.skipped == (Skipped("docs/a.md", "1.0 MB, more than the 1.0 MB that one file may have"),)
+    assert fingerprint_sources(["docs"], limits=limits) != fingerprint_sources(["docs"])
+
+
+def test_too_long_a_text_is_skipped() -> None:
+    write("docs/a.md", "é" * 101)
+    write("docs/b.md", "é" * 100)
+    corpus = load_corpus(["docs"], limits=Limits(characters=100))
+    assert [document.id for document in corpus.documents] == ["docs/b.md"]
+    assert corpus.skipped == (Skipped("docs/a.md", "more than the 100 characters that one document may have"),)
 
 
 def test_links_that_lead_back_up_or_nowhere_end() -> None:
@@ -115,6 +125,12 @@ def test_a_pipe_is_not_waited_for() -> None:
     write("docs/a.md", "a")
     os.mkfifo("docs/pipe.md")
     assert load_corpus(["docs"]).skipped == (Skipped("docs/pipe.md", "not a regular file"),)
+
+
+def test_what_became_a_pipe_since_it_was_found_is_not_waited_for() -> None:
+    os.mkfifo("pipe.md")
+    with pytest.raises(OSError, match="not a regular file"):
+        rag.files.open_regular(Path("pipe.md"))
 
 
 def test_a_name_that_is_not_utf8_is_skipped_and_printable() -> None:
@@ -147,12 +163,20 @@ def test_what_may_not_be_read_is_skipped() -> None:
 def test_an_unreadable_file_is_skipped_even_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
     write("docs/a.md", "a")
 
-    def refuse(self: Path) -> bytes:
+    def refuse(path: Path, flags: int) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(rag.files.os, "open", refuse)
     assert load_corpus(["docs"]).skipped == (Skipped("docs/a.md", "permission denied"),)
     fingerprint_sources(["docs"])
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_decides(codec: str) -> None:
+    write("a.md", "# Ünïcode\r\n日本語 🐝\n".encode(codec))
+    (document,) = load_corpus(["a.md"]).documents
+    assert document.text == "# Ünïcode\n日本語 🐝\n"
+    assert document.title == "Ünïcode"
 
 
 def test_bom_and_foreign_newlines_go() -> None:
@@ -240,3 +264,8 @@ def test_the_hash_of_a_document_is_of_its_content(text: str, title: str, heading
     assert document.sha256 != Document("a", title, text + "x", document.sections).sha256
     assert document.sha256 != Document("a", title, text, ()).sha256
     assert document.sha256 != Document("a", title, text, (Section((heading, "x"), 0, len(text)),)).sha256
+    assert document.sha256 != Document("a", title, text, (Section((heading,), 0, len(text), 1),)).sha256
+    assert document.sha256 != Document("a", title, text, document.sections, "elsewhere").sha256
+    assert document.sha256 != Document("a", title, text, document.sections, metadata={"author": "x"}).sha256
+    one, other = {"a": 1, "b": True}, {"b": True, "a": 1}
+    assert Document("a", title, text, (), metadata=one).sha256 == Document("a", title, text, (), metadata=other).sha256

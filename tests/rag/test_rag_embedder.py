@@ -10,7 +10,7 @@ import pytest
 
 import rag.embedder
 from rag.chunking import ChunkSettings
-from rag.embedder import SentenceTransformerEmbedder, choose_precision
+from rag.embedder import SentenceTransformerEmbedder, _hub_revision, choose_precision
 from rag.errors import RagRequestError
 from rag.index import Index
 from rag.search import SearchSettings
@@ -85,7 +85,7 @@ def test_vectors_are_unit_float32_rows_in_the_order_given(model: Path) -> None:
     assert rows.dtype == np.float32
     assert rows.shape == (70, 32)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
-    assert seen == [(32, 70), (64, 70), (70, 70)]
+    assert seen[-1] == (70, 70)
     for number in (0, 5, 69):
         assert np.allclose(rows[number], embedder.encode_passages([texts[number]])[0], atol=1e-5)
         assert np.allclose(rows[number], embedder.encode_queries([texts[number]])[0], atol=1e-5)
@@ -158,11 +158,57 @@ def test_auto_asks_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch, s
 
 def test_the_revision_of_a_folder_is_its_content(model: Path, prompted: Path, tmp_path: Path) -> None:
     first = SentenceTransformerEmbedder.load(model)
-    assert first.revision == SentenceTransformerEmbedder.load(model, "other name").revision
+    assert first.revision == SentenceTransformerEmbedder.load(model, "other name", "a branch").revision
     assert first.revision.startswith("sha256:")
     assert first.revision != SentenceTransformerEmbedder.load(prompted).revision
-    named = SentenceTransformerEmbedder.load(model, "mini", "abc")
+    named = SentenceTransformerEmbedder.load(model, "mini", identity="abc")
     assert (named.name, named.revision) == ("mini", "abc")
+
+
+def test_the_revision_of_a_hub_model_is_the_commit_that_was_loaded(model: Path) -> None:
+    loaded = SentenceTransformerEmbedder.load(model)._model
+    assert _hub_revision(loaded, "v2") == "v2", "where the model does not say it"
+    assert _hub_revision(loaded, None) == "main"
+    assert loaded.transformers_model is not None
+    loaded.transformers_model.config._commit_hash = "0123abcd"
+    assert _hub_revision(loaded, "v2") == "0123abcd", "a branch stands at another commit tomorrow"
+
+
+def test_batches_hold_so_many_tokens_and_give_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = SentenceTransformerEmbedder.load(model, precision="fp32")
+    texts = [" ".join(WORDS[: number % 9 + 1]) for number in range(40)] + ["hello " * 46]
+    whole = embedder.encode_passages(texts)
+    monkeypatch.setattr(rag.embedder, "_BATCH_TOKENS", 40)
+    seen: list[int] = []
+    assert np.allclose(embedder.encode_passages(texts, lambda done, total: seen.append(done)), whole, atol=1e-5)
+    assert seen[:2] == [1, 4], "the longest first, by itself; then three of eleven tokens, eleven or fewer each"
+    assert seen[-1] == 41
+
+
+def test_fused_layers_give_what_the_layers_give(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from rag import fused_linear
+    from rag.fused_linear import FusedLinear
+
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("layers are fused on processors alone")
+    texts = [" ".join(WORDS[: number % 13 + 1]) for number in range(30)]
+    fused = SentenceTransformerEmbedder.load(model, precision="bf16")
+    count = sum(isinstance(layer, FusedLinear) for layer in fused._model.modules())
+    if not count:
+        pytest.skip("this PyTorch has no such operator")
+    assert count == 2 * 6 + 1, "two blocks of six linear layers, and the pooler"
+    assert (
+        not any(isinstance(layer, FusedLinear) for layer in SentenceTransformerEmbedder.load(model)._model.modules())
+        or (choose_precision("auto")[0])
+    )
+    monkeypatch.setattr(FusedLinear, "forward", lambda layer, rows: torch.zeros(len(rows), len(layer.weight)))
+    plain = SentenceTransformerEmbedder.load(model, precision="bf16")
+    assert not any(isinstance(layer, FusedLinear) for layer in plain._model.modules()), "a wrong operator is not used"
+    monkeypatch.undo()
+    assert not fused_linear.fuse_linear_layers(torch.nn.Identity())
+    cosines = (fused.encode_passages(texts) * plain.encode_passages(texts)).sum(axis=1)
+    assert float(cosines.min()) > 0.995
 
 
 def test_what_cannot_be_loaded_is_a_wrong_request(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,19 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args
 
-import numpy as np
 import pytest
 
 from rag.chunking import ChunkSettings
 from rag.documents import Corpus
 from rag.errors import RagError
 from rag.index import Index
+from rag.layout import IndexSettings
 from rag.search import Mode, SearchSettings
 from rag.vectors import VectorIndex
+from rag.vectors_building import build
+from rag.vectors_file import write_file
 from tests.rag.hash_embedder import HashEmbedder, make_corpus
 
 DENSE = SearchSettings("dense", 3)
@@ -24,7 +26,8 @@ TEXTS = {f"{name}.txt": f"Words about {name}. " * 3 for name in ("cats", "dogs",
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What is not hidden: the writer's lock is."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ def test_a_file_of_another_generation_is_not_believed(made: Path, embedder: Hash
     old = (made / "vectors-1.faiss").read_bytes()
     with Index.open(made, embedder) as index:
         index.sync(make_corpus({**TEXTS, "cats.txt": "Cats changed. " * 3}))
-    assert names(made) == ["index.sqlite", "vectors-2.faiss"]
+    assert names(made) == ["index.sqlite", "lexical-2.postings", "vectors-2.faiss"]
     (made / "vectors-2.faiss").write_bytes(old)
     assert not believed(made)
 
@@ -95,7 +98,7 @@ def test_leftovers_of_a_crash_go_with_the_next_sync(made: Path, embedder: HashEm
     (made / "vectors-mine.faiss").write_bytes(b"a user's own file")
     with Index.open(made, embedder) as index:
         index.sync(Corpus(()))
-    assert names(made) == ["index.sqlite", "vectors-2.faiss", "vectors-mine.faiss"]
+    assert names(made) == ["index.sqlite", "lexical-2.postings", "vectors-2.faiss", "vectors-mine.faiss"]
 
 
 def test_the_file_is_plain_faiss(made: Path) -> None:
@@ -106,16 +109,31 @@ def test_the_file_is_plain_faiss(made: Path) -> None:
     assert index.metric_type == faiss.METRIC_INNER_PRODUCT
 
 
-def test_verify_compares_the_file_with_the_database(made: Path, embedder: HashEmbedder) -> None:
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_verify_compares_the_file_with_the_database(
+    folder: Path, embedder: HashEmbedder, kind: Literal["flat", "hnsw"]
+) -> None:
+    """Files that are whole by their own checksums, and hold another chunk's vector, or one chunk too few."""
     import faiss
 
-    with Index.open(made, embedder) as index:
-        vectors = VectorIndex.build(index._store)
-        vectors._index.remove_ids(faiss.IDSelectorBatch(np.array([1])))
-        vectors._index.add_with_ids(vectors.rows([2]), np.array([1]))
-        vectors.write(made, index.manifest.index_id)
-        with pytest.raises(RagError, match="the vectors file differs from the database"):
-            index.verify()
+    with Index.create_or_open(folder, embedder, ChunkSettings(24, 0), IndexSettings(kind)) as index:
+        index.sync(make_corpus(TEXTS))
+        store, index_id = index._store, index.manifest.index_id
+        for swap, message in (
+            (True, "the vector of chunk 1 differs"),
+            (False, "is no FAISS index of this one's chunks"),
+        ):
+            built = build(store)
+            ids = store.all_ids()
+            wrong: Any = faiss.index_factory(
+                48, "IDMap,Flat" if kind == "flat" else "IDMap,HNSW32_SQ8", faiss.METRIC_INNER_PRODUCT
+            )
+            vectors = store.vectors([2, *ids[1:].tolist()] if swap else ids[1:].tolist())
+            wrong.train(vectors)
+            wrong.add_with_ids(vectors, ids if swap else ids[1:])
+            write_file(folder, index_id, 1, wrong, built.layout, built.dead)
+            with pytest.raises(RagError, match=message):
+                index.verify()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("write error")])
@@ -135,7 +153,7 @@ def test_a_file_that_cannot_be_written_loses_nothing(
     with Index.open(made, embedder) as index:
         assert [hit.chunk.text for hit in index.search("new", DENSE)] == ["Entirely new."]
         index.verify()
-    assert names(made) == ["index.sqlite", "vectors-2.faiss"]
+    assert names(made) == ["index.sqlite", "lexical-2.postings", "vectors-2.faiss"]
 
 
 def test_an_open_index_follows_what_another_syncs(made: Path, embedder: HashEmbedder) -> None:

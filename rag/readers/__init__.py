@@ -1,0 +1,1 @@
+"""Readers: the bytes of one file into a document, a module a format."""

@@ -1,0 +1,124 @@
+"""The process that parses what strangers wrote: `python -m rag.readers.worker`, driven by `rag.readers.pool`.
+
+A request is a line of JSON on standard input, `{"id", "name", "path", "skip", "limits"}`; the reply is lines of JSON on
+standard output: `{"begin": id}` for each file (an archive has many), then `{"document": ...}` or `{"skipped": reason}`,
+and `{"end": true}`. `skip` leaves out that many files at the start: those read before a worker had to be killed.
+The process can write no file and has a bounded address space; time is bounded by whoever drives it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from rag.corpus import Document
+from rag.limits import Limits
+from rag.readers.archives import Member, members
+from rag.readers.decoding import printable
+from rag.readers.draft import over_bytes
+from rag.readers.formats import is_archive, read
+from rag.readers.unreadable import Unreadable
+
+Json = dict[str, object]
+
+
+def main() -> None:
+    """Answers requests until standard input ends."""
+    # Replies go to the pipe alone: whatever a library prints goes nowhere.
+    replies = os.fdopen(os.dup(1), "w", encoding="ascii")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    bounded = False
+    for line in sys.stdin:
+        request = json.loads(line)
+        limits = Limits(**request["limits"])
+        if not bounded:
+            _bound_this_process(limits.memory)
+            bounded = True
+        found = _found(str(request["id"]), str(request["name"]), Path(request["path"]), limits)
+        for number, (member, name) in enumerate(found):
+            if number >= int(request["skip"]):
+                _say(replies, {"begin": printable(member.name)})
+                _end_soon(limits.seconds)
+                _say(replies, _read(member, name, limits))
+        _say(replies, {"end": True})
+
+
+def _bound_this_process(memory: int) -> None:
+    """Bounds its memory and keeps it from writing files, where the system has such bounds (Linux has, Windows not)."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    for kind, bound in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        try:
+            resource.setrlimit(kind, (bound, bound))
+        except (ValueError, OSError):  # a lower bound is set already, or the system (macOS) knows none of this kind
+            continue
+
+
+def _end_soon(seconds: float) -> None:
+    """Ends this process some time after it should have been ended: whoever drives it may be dead."""
+    if sys.platform != "win32":
+        signal.alarm(int(seconds) + 30)
+
+
+def _found(id: str, name: str, path: Path, limits: Limits) -> Iterator[tuple[Member, str]]:
+    """The file itself, or the files in the archive that it is; each with the name that tells its format."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limits.bytes + 1)
+        if len(data) > limits.bytes:
+            raise Unreadable(over_bytes(len(data), limits))
+        if not data:
+            raise Unreadable("empty")
+    except Unreadable as reason:
+        yield Member(id, problem=str(reason)), name
+        return
+    except OSError as error:
+        yield Member(id, problem=(error.strerror or str(error)).lower()), name
+        return
+    if is_archive(name):
+        for member in members(id, name, data, limits):
+            yield member, member.name
+    else:
+        yield Member(id, data), name
+
+
+def _read(member: Member, name: str, limits: Limits) -> Json:
+    try:
+        if member.problem is not None:
+            raise Unreadable(member.problem)
+        return {"document": packed(read(member.name, name, member.data, limits))}
+    except Unreadable as reason:
+        return {"skipped": str(reason)}
+    except MemoryError:
+        return {"skipped": "takes more memory to read than is allowed"}
+    except RecursionError:
+        return {"skipped": "nested too deep"}
+    # A parser may raise anything on a broken file; whatever it is, it is the file's fault and skips this file alone.
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        return {"skipped": f"damaged: {type(error).__name__}{': ' if said else ''}{said}"}
+
+
+def packed(document: Document) -> Json:
+    """A document as JSON; `rag.readers.pool` makes it one again."""
+    sections = [[part.heading_path, part.start, part.end, part.page] for part in document.sections]
+    values = {"id": document.id, "title": document.title, "text": document.text, "source": document.source}
+    return {**values, "sections": sections, "metadata": dict(document.metadata)}
+
+
+def _say(replies: TextIO, reply: Json) -> None:
+    replies.write(json.dumps(reply) + "\n")
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()
