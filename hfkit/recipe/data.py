@@ -195,9 +195,7 @@ class MixSection(Section):
     )
 
 
-Percentage = Annotated[
-    str, Field(pattern=_PERCENT), Expected("a percentage such as 2%", "percentages such as 2%")
-]
+Percentage = Annotated[str, Field(pattern=_PERCENT), Expected("a percentage such as 2%", "percentages such as 2%")]
 
 
 class QualitySection(Section):

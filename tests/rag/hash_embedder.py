@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rag.documents import Corpus, Document
-from rag.readers.text import parse_text
 from rag.markdown import parse_markdown
+from rag.readers.text import parse_text
 
 Vectors = npt.NDArray[np.float32]
 
