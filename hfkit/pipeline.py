@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -22,6 +22,7 @@ from hfkit.artifact import (
     write_whole,
 )
 from hfkit.environment import describe_environment
+from hfkit.errors import WorkError
 from hfkit.measure import Measure
 from hfkit.progress import Progress
 from hfkit.recipe import Recipe, dump_recipe
@@ -54,7 +55,8 @@ def run_stages(recipe: Recipe, wanted: Sequence[StageName], progress: Progress) 
             fingerprint = _fingerprint(stage, recipe, outcomes)
             artifact = _still_good(run, stage, fingerprint, progress)
             if artifact is None:
-                outcomes[name] = StageOutcome(_make(run, stage, fingerprint, progress), made_now=True)
+                made = _make(run, stage, fingerprint, outcomes, progress)
+                outcomes[name] = StageOutcome(made, made_now=True)
                 run.write_manifest()
             else:
                 progress.say(f"{name}: nothing changed, kept")
@@ -63,7 +65,7 @@ def run_stages(recipe: Recipe, wanted: Sequence[StageName], progress: Progress) 
     return outcomes
 
 
-def _fingerprint(stage: Stage, recipe: Recipe, outcomes: dict[StageName, StageOutcome]) -> str:
+def _fingerprint(stage: Stage, recipe: Recipe, outcomes: Mapping[StageName, StageOutcome]) -> str:
     return fingerprint_of(
         {
             "stage": stage.name,
@@ -72,6 +74,17 @@ def _fingerprint(stage: Stage, recipe: Recipe, outcomes: dict[StageName, StageOu
             "needs": {name: outcomes[name].artifact.fingerprint for name in stage.needs(recipe)},
         }
     )
+
+
+def _require_unchanged(
+    stage: Stage, recipe: Recipe, fingerprint: str, needed: Mapping[StageName, StageOutcome]
+) -> None:
+    """What is kept under a fingerprint must come from what it was taken of. Raises WorkError where that changed."""
+    if _fingerprint(stage, recipe, needed) != fingerprint:
+        raise WorkError(
+            f"{stage.name}: the files that it reads changed while it ran, so that nobody could say what it was made "
+            "from; run again once they stand still"
+        )
 
 
 def _give_memory_back() -> None:
@@ -92,7 +105,9 @@ def _still_good(run: Run, stage: Stage, fingerprint: str, progress: Progress) ->
     return artifact if artifact is not None and artifact.fingerprint == fingerprint else None
 
 
-def _make(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artifact:
+def _make(
+    run: Run, stage: Stage, fingerprint: str, needed: Mapping[StageName, StageOutcome], progress: Progress
+) -> Artifact:
     finished = _finished_but_not_in_place(run, stage, fingerprint)
     if finished is not None:
         progress.say(f"{stage.name}: was finished before and only had to be put in place")
@@ -106,6 +121,7 @@ def _make(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artif
     with run.logging_to(stage.name), Measure() as cost:
         result = stage.run(StageContext(run.recipe, folder, upstream, progress))
     _give_memory_back()
+    _require_unchanged(stage, run.recipe, fingerprint, needed)
     artifact = Artifact(
         stage=stage.name,
         fingerprint=fingerprint,

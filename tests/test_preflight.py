@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ def test_a_good_recipe_is_ready_and_nothing_is_made(tiny_recipe: RecipeWriter, c
     document = cli("check", recipe, "--json").document
     assert document["ok"] is True and document["recipe"] == "tiny"
     keys = [finding["key"] for finding in document["findings"]]
-    assert keys == ["model.base", "rag.embedder", "rag.documents", "runs", "index", "data", "train", "evaluate"]
+    assert keys == ["model.base", "rag.embedder", "rag.documents", "runs", "index", "data", "train", "evaluate"] + [
+        "data.rendering"
+    ]
     assert {finding["severity"] for finding in document["findings"]} <= {"ok", "note"}
 
 
@@ -211,3 +214,35 @@ def test_a_recipe_that_is_not_there_is_a_wrong_request(cli: Cli) -> None:
     done = cli("check", "missing.yaml", "--json")
     assert (done.code, done.out) == (2, "")
     assert "missing.yaml" in done.err
+
+
+def test_a_sample_of_the_data_is_rendered_before_any_run(tiny_recipe: RecipeWriter, cli: Cli) -> None:
+    rows = [{"prompt": f"Ask {n}?", "completion": f"Say {chr(97 + n) * 4}."} for n in range(12)]
+    rows[3]["completion"] = "z" * 900
+    rows[5]["completion"] = ""
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    recipe = tiny_recipe(rag=None, evaluate=None, data={"sources": [{"path": "rows.jsonl"}], "max_length": 200})
+    done = cli("check", recipe, "--json")
+    said = {finding["key"]: finding for finding in done.document["findings"]}
+    assert done.code == 0
+    assert "a turn ends with <|im_end|>" in said["data.rendering"]["text"]
+    rows_said = said["data.sources.0.rows"]
+    assert rows_said["severity"] == "note" and "10 can be used" in rows_said["text"]
+    assert "rows.jsonl:4" in rows_said["text"] and "rows.jsonl:6" in rows_said["text"]
+    assert "few show are mostly noise" in said["data.splits.test"]["text"]
+    refused = cli("check", recipe, "--json", "data.quality.max_dropped=1")
+    assert refused.code == 2
+
+
+def test_a_template_that_could_never_teach_to_stop_is_found_before_any_run(tiny_recipe: RecipeWriter, cli: Cli) -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    Path("t.jinja").write_text(template + "{% if add_generation_prompt %}assistant: {% endif %}", encoding="utf-8")
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    recipe = tiny_recipe(
+        rag=None,
+        evaluate=None,
+        model={"chat_template": "t.jinja"},
+        data={"sources": [{"path": "rows.jsonl"}]},
+    )
+    done = cli("check", recipe)
+    assert done.code == 2 and "ERROR data.rendering" in done.out and "stop" in done.out

@@ -28,7 +28,8 @@ _QUANTILES = (5, 25, 50, 75, 95, 99)
 
 
 class SourceSummary(BaseModel):
-    """A source: what its rows were taken for and why, how many it gave, and how many became examples."""
+    """A source: what its rows were taken for and why, how many it gave, how many became examples, how many of those are
+    for training, and how many times rows were drawn from these (weights and mixing repeat rows, or leave some out)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,6 +38,8 @@ class SourceSummary(BaseModel):
     why: str
     read: int
     kept: int
+    train: int
+    used: int
 
 
 class SideSummary(BaseModel):
@@ -152,8 +155,8 @@ def card_text(result: DataResult, name: str, *, plotted: bool) -> str:
         "the sources, the recipe and the tokenizer.",
         "## Sources",
         _table(
-            ("source", "taken for", "rows read", "kept"),
-            [(s.name, s.why, f"{s.read:,}", f"{s.kept:,}") for s in result.sources],
+            ("source", "taken for", "rows read", "kept", "for training", "drawn"),
+            [(s.name, s.why, f"{s.read:,}", f"{s.kept:,}", f"{s.train:,}", f"{s.used:,}") for s in result.sources],
         ),
         "## What is trained and tested",
         _table(("", "train", "test"), _sides(result)),

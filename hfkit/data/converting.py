@@ -180,21 +180,6 @@ def _expanded(chosen: ChosenFormat, row: Row, place: str) -> Iterator[tuple[Row,
         yield from ((one, f"{place}/{number}") for number, one in enumerate(inner))
 
 
-def _converted(
-    chosen: ChosenFormat, row: Row, place: str, source: ReadSource, splits: SplitsSection, ledger: Ledger
-) -> tuple[Example, float]:
-    """The example and its time. Raises RowFault."""
-    example = chosen.convert(
-        row,
-        id=place,
-        document=None if source.group is None else _group(row, source.group),
-        metadata={name: _scalar(row, name) for name in source.keep},
-        system=source.system,
-        ledger=ledger,
-    )
-    return example, _seconds(row, splits.key) if splits.by == "time" and splits.key is not None else 0.0
-
-
 def _without_faults(example: Example, place: str, quality: QualitySection, ledger: Ledger) -> Example | None:
     """The example as the quality gates leave it, None where they drop it; all of it is counted."""
     examined = examine(example, quality)
@@ -227,9 +212,14 @@ def _seconds(row: Row, name: str) -> float:
     """Seconds since 1970 of a number, or of a date as ISO 8601 writes it; without a zone it is taken for UTC."""
     value = row.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise RowFault("no time", f"{name} is a number of {len(str(value))} digits") from None
     if not isinstance(value, str):
         raise RowFault("no time", _columns_of(row, name))
+    if value.strip().isdigit():
+        raise RowFault("no time", f"{name} is {value!r}, digits in quotes; a time is a number or an ISO 8601 date")
     try:
         when = datetime.fromisoformat(value.strip().removesuffix("Z"))
     except ValueError as error:

@@ -8,7 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from hfkit.errors import RequestError
 from hfkit.recipe import MixSection
+
+# How often all rows may come round until the last source is used up.
+_MOST_ROUNDS = 100
 
 Numbers = npt.NDArray[np.int64]
 
@@ -25,11 +29,14 @@ def sampled(numbers: Numbers, rows: int, seed: int) -> Numbers:
 def mixed(
     sources: Sequence[Numbers], weights: Sequence[float], mix: MixSection, seed: int
 ) -> Iterator[tuple[int, int]]:
-    """(source, row number), in the order in which training gets them; within a source rows keep theirs.
+    """(source, row number), in the order of the prepared dataset; within a source rows keep theirs.
 
     Concatenated, a source of weight 2.5 comes as two whole passes and half of its rows. Interleaved, each next row is
     drawn from a source with a chance in proportion to its weight; until `first`, that ends as soon as a source is used
     up; until `all`, once every source has been used up, and those that are short start again until then.
+
+    Raises:
+        RequestError: with these weights that would take too long.
     """
     if mix.how == "concatenate":
         yield from _concatenated(sources, weights, seed)
@@ -42,11 +49,27 @@ def _concatenated(sources: Sequence[Numbers], weights: Sequence[float], seed: in
         whole = int(weight)
         passes = [numbers] * whole
         rest = round((weight - whole) * len(numbers))
+        if not whole and len(numbers):
+            rest = max(rest, 1)  # a source that is named gives something
         if rest:
             passes.append(sampled(numbers, rest, seed + at))
         for one in passes:
             for number in one.tolist():
                 yield at, number
+
+
+def _require_few_draws(sources: Sequence[Numbers], weights: Sequence[float], drawn_from: Sequence[int]) -> None:
+    """A source that is hardly ever drawn from would be used up only after the others have come round endlessly."""
+    total = sum(weights[at] for at in drawn_from)
+    draws = {at: len(sources[at]) * total / weights[at] for at in drawn_from}
+    slowest = max(drawn_from, key=lambda at: draws[at])
+    rows = sum(len(sources[at]) for at in drawn_from)
+    if draws[slowest] > _MOST_ROUNDS * rows:
+        raise RequestError(
+            f"data.mix: with a weight of {weights[slowest]:g} it takes about {draws[slowest]:,.0f} draws to use up "
+            f"data.sources.{slowest}, {draws[slowest] / rows:,.0f} times all rows; raise its weight, or set "
+            "data.mix.until=first"
+        )
 
 
 def _interleaved(
@@ -55,6 +78,8 @@ def _interleaved(
     drawn_from = [at for at, numbers in enumerate(sources) if len(numbers)]
     places = dict.fromkeys(drawn_from, 0)
     unfinished = set(drawn_from)
+    if until == "all" and drawn_from:
+        _require_few_draws(sources, weights, drawn_from)
     choose = random.Random(seed)
     while unfinished:
         at = choose.choices(drawn_from, [weights[source] for source in drawn_from])[0]

@@ -7,9 +7,12 @@ Only a few bytes a row are held in memory; the examples are read from disk again
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from hfkit.data.card import DataResult, SourceSummary, Tally, write_card
 from hfkit.data.examples import EXAMPLE, Kind
@@ -61,7 +64,8 @@ def prepare(context: StageContext) -> DataResult:
     rendered = _one_task(landed, recipe)
     sides = choose_rows(landed, recipe.data, recipe.seed, ledger)
     tested = _write_tested(context.folder / _LANDED, landed, sides)
-    order = mixed(sides.train, [source.weight for source in landed], recipe.data.mix, recipe.seed)
+    used = [0] * len(landed)
+    order = _counted(mixed(sides.train, [source.weight for source in landed], recipe.data.mix, recipe.seed), used)
     train = _write(context, "train", landed, order, ledger, rendered=rendered, rows=_count(sides.train), tested=tested)
     if recipe.data.quality.contamination == "drop":
         drop_shown(landed, sides, train.shown, ledger)
@@ -71,10 +75,13 @@ def prepare(context: StageContext) -> DataResult:
     _hold_limit(recipe, ledger, read)
     for side, tally in tallies.items():
         if not tally.rows:
-            raise RequestError(f"data: no rows are left to {side} on ({in_words(ledger) or 'the sources gave none'})")
+            why = (
+                in_words(ledger) or "no source gives any: look at their use and weight, and at data.mix and data.splits"
+            )
+            raise RequestError(f"data: no rows are left to {side} on ({why})")
     result = DataResult(
         content=content_hash(context.folder),
-        sources=_sources(landed, sides),
+        sources=_sources(landed, sides, used),
         train=tallies["train"].summary(),
         test=tallies["test"].summary(),
         tokens_too_long=sum(tally.tokens_too_long for tally in tallies.values()),
@@ -155,7 +162,9 @@ def _write(
     recipe = context.recipe
     assert recipe.data is not None
     tally = Tally()
-    batches = _batches(_texts(landed, order))
+    # Whether a row is met for the first time: what is said of it is counted once, however often it is used.
+    new: list[list[bool]] = []
+    batches = _batches(_texts(landed, order), new)
     if rendered:
         assert recipe.model is not None
         settings = RenderSettings(
@@ -181,14 +190,16 @@ def _write(
             examples = [EXAMPLE.validate_json(text) for text in texts]
             examples_file.write(example_batch(examples))
             sequences_file.write(batch.sequences)
-            tally.add(examples, batch.sequences, batch.outcome.tokens_too_long)
+            first_time = new.pop(0)
+            too_long = batch.outcome.tokens_too_long
+            tally.add(examples, batch.sequences, sum(n for place, n in too_long.items() if first_time[place]))
             tally.remarks = batch.outcome.remarks
             for number, where in batch.outcome.shown.items():
                 tally.shown.setdefault(number, where)
-            for account in batch.outcome.dropped:
-                ledger.merge_dropped(account)
-            for account in batch.outcome.noted:
-                ledger.merge_noted(account)
+            for said, count in ((batch.outcome.dropped, ledger.drop), (batch.outcome.noted, ledger.note)):
+                for remark in said:
+                    if first_time[remark.place]:
+                        count(remark.reason, remark.id, remark.detail)
             update(seen, max(seen, rows))
     return tally
 
@@ -202,11 +213,14 @@ def _write_tested(folder: Path, landed: Sequence[Landed], sides: Sides) -> Path:
     return path
 
 
-def _texts(landed: Sequence[Landed], order: Order) -> Iterator[str]:
-    """The examples in this order, as JSON; each source is read on from where it was, and again when it starts over."""
+def _texts(landed: Sequence[Landed], order: Order) -> Iterator[tuple[str, bool]]:
+    """The examples in this order, as JSON, and whether each comes for the first time; a source is read on from where it
+    was, and again when it starts over."""
     readers = [_Reader(source) for source in landed]
+    seen = [np.zeros(len(source.keys), dtype=bool) for source in landed]
     for at, number in order:
-        yield readers[at].read(number)
+        yield readers[at].read(number), not seen[at][number]
+        seen[at][number] = True
 
 
 class _Reader:
@@ -228,15 +242,11 @@ class _Reader:
         raise IndexError(number)
 
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _batches(texts: Iterator[tuple[str, bool]], new: list[list[bool]]) -> Iterator[list[str]]:
+    """Batches of texts; the flags of each are put at the end of `new`."""
+    while batch := list(itertools.islice(texts, BATCH)):
+        new.append([first for _, first in batch])
+        yield [text for text, _ in batch]
 
 
 def _hold_limit(recipe: Recipe, ledger: Ledger, read: int) -> None:
@@ -258,7 +268,13 @@ def _count(numbers: Sequence[Numbers]) -> int:
     return sum(len(here) for here in numbers)
 
 
-def _sources(landed: Sequence[Landed], sides: Sides) -> tuple[SourceSummary, ...]:
+def _counted(order: Order, used: list[int]) -> Iterator[tuple[int, int]]:
+    for at, number in order:
+        used[at] += 1
+        yield at, number
+
+
+def _sources(landed: Sequence[Landed], sides: Sides, used: Sequence[int]) -> tuple[SourceSummary, ...]:
     return tuple(
         SourceSummary(
             name=source.name,
@@ -266,8 +282,10 @@ def _sources(landed: Sequence[Landed], sides: Sides) -> tuple[SourceSummary, ...
             why=source.why,
             read=source.read,
             kept=len(train) + len(test),
+            train=len(train),
+            used=times,
         )
-        for source, train, test in zip(landed, sides.train, sides.test, strict=True)
+        for source, train, test, times in zip(landed, sides.train, sides.test, used, strict=True)
     )
 
 
@@ -281,6 +299,9 @@ def _say(context: StageContext, result: DataResult, ledger: Ledger) -> None:
         context.progress.say("  many rows were dropped; data.quality.max_dropped can make that an error")
     for remark in result.remarks:
         context.progress.say(f"  note on the chat template: {remark}")
+    for source in result.sources:
+        if source.used != source.train:
+            context.progress.say(f"  {source.name}: {source.used:,} training rows drawn from {source.train:,}")
     for account in ledger.dropped:
         context.progress.say(f"  dropped {account.rows:,} rows: {account.reason}, such as {account.first[0]}")
     for account in ledger.noted:

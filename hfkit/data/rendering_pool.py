@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from hfkit.data.contamination import Contamination
 from hfkit.data.conversation import Conversation
 from hfkit.data.examples import EXAMPLE, Example, PlainText
-from hfkit.data.ledger import Account, Ledger, RowFault
+from hfkit.data.ledger import RowFault
 from hfkit.data.prepared import sequence_schema
 from hfkit.data.rendering import Rendered, Renderer, SpecialTokens
 from hfkit.data.workers import Job, cores, on_workers
@@ -44,13 +44,22 @@ class RenderSettings(BaseModel):
     tested: Path | None = None
 
 
+class Remark(NamedTuple):
+    """Something said of one row: its place in the batch, its id, the kind of thing, and what it is in this row."""
+
+    place: int
+    id: str
+    reason: str
+    detail: str
+
+
 class Outcome(BaseModel):
     """What a batch gave beside its sequences.
 
     Attributes:
         kept: for each example, whether at least one sequence came of it.
-        dropped, noted: the rows at fault, by reason.
-        tokens_too_long: tokens of sequences that were longer than may be.
+        dropped, noted: what is at fault with rows, and what should be known of them.
+        tokens_too_long: place in the batch -> tokens of sequences that were longer than may be.
         shown: number of a test example -> where its question or answer stands in this batch; each worker names an
             example once.
         remarks: what should be known of the template, the same for every batch.
@@ -59,9 +68,9 @@ class Outcome(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     kept: tuple[bool, ...]
-    dropped: tuple[Account, ...]
-    noted: tuple[Account, ...]
-    tokens_too_long: int
+    dropped: tuple[Remark, ...]
+    noted: tuple[Remark, ...]
+    tokens_too_long: Mapping[int, int] = {}
     shown: Mapping[int, str] = {}
     remarks: tuple[str, ...] = ()
 
@@ -79,10 +88,10 @@ def unrendered_batches(batches: Iterable[Sequence[str]], tested: Path | None) ->
     """Batches of examples of a kind that is not rendered: all kept, without sequences."""
     contamination = None if tested is None else Contamination(read_tested(tested))
     for texts in batches:
+        shown: Mapping[int, str] = {}
         if contamination is not None:
-            contamination.look_at(EXAMPLE.validate_json(text) for text in texts)
-        shown = {} if contamination is None else dict(contamination.found)
-        kept = Outcome(kept=(True,) * len(texts), dropped=(), noted=(), tokens_too_long=0, shown=shown)
+            shown = contamination.look_at(EXAMPLE.validate_json(text) for text in texts)
+        kept = Outcome(kept=(True,) * len(texts), dropped=(), noted=(), shown=shown)
         yield RenderedBatch(texts, _record_batch([]), kept)
 
 
@@ -148,55 +157,47 @@ class BatchRenderer:
         self._max_length = settings.max_length
         self._chat = settings.chat
         self._contamination = None if settings.tested is None else Contamination(read_tested(settings.tested))
-        self._known: set[int] = set()
 
     def render(self, texts: Sequence[str]) -> tuple[pa.RecordBatch, Outcome]:
         examples = [EXAMPLE.validate_json(text) for text in texts]
-        shown = self._shown_in(examples)
-        ledger = Ledger()
-        too_long = 0
+        dropped: list[Remark] = []
+        noted: list[Remark] = []
+        too_long: dict[int, int] = {}
         rows: list[tuple[str, Rendered]] = []
         kept = []
-        for example, rendered in zip(examples, self._rendered(examples), strict=True):
+        for place, (example, rendered) in enumerate(zip(examples, self._rendered(examples), strict=True)):
             if isinstance(rendered, RowFault):
-                ledger.drop(rendered.reason, example.id, rendered.detail)
+                dropped.append(Remark(place, example.id, rendered.reason, rendered.detail))
                 kept.append(False)
                 continue
             spelled = self._renderer.spelled_specials(example)
             if spelled:
-                ledger.note("special tokens in content, kept as text", example.id, " ".join(spelled))
+                noted.append(Remark(place, example.id, "special tokens in content, kept as text", " ".join(spelled)))
             if isinstance(example, Conversation):
                 for left_out in self._renderer.left_out(example):
-                    ledger.note("left out by the chat template", example.id, left_out)
+                    noted.append(Remark(place, example.id, "left out by the chat template", left_out))
             fitting = [one for one in rendered if len(one.input_ids) <= self._max_length]
             if not rendered:
-                ledger.drop("nothing in it would be trained", example.id)
+                dropped.append(Remark(place, example.id, "nothing in it would be trained", ""))
             elif len(fitting) < len(rendered):
                 longest = max(len(one.input_ids) for one in rendered)
-                too_long += sum(len(one.input_ids) for one in rendered if len(one.input_ids) > self._max_length)
+                too_long[place] = sum(len(one.input_ids) for one in rendered if len(one.input_ids) > self._max_length)
                 # An example of which one turn is too long may still train on its others.
-                count = ledger.note if fitting else ledger.drop
-                count(f"longer than data.max_length ({self._max_length} tokens)", example.id, f"{longest} tokens")
+                reason = f"longer than data.max_length ({self._max_length} tokens)"
+                (noted if fitting else dropped).append(Remark(place, example.id, reason, f"{longest} tokens"))
             rows += [(example.id, one) for one in fitting]
             kept.append(bool(fitting))
+        # A row that is not trained gives nothing away.
+        trained = (example for example, stays in zip(examples, kept, strict=True) if stays)
         outcome = Outcome(
             kept=tuple(kept),
-            dropped=ledger.dropped,
-            noted=ledger.noted,
+            dropped=tuple(dropped),
+            noted=tuple(noted),
             tokens_too_long=too_long,
-            shown=shown,
+            shown={} if self._contamination is None else self._contamination.look_at(trained),
             remarks=tuple(self._renderer.remarks) if self._chat else (),
         )
         return _record_batch(rows), outcome
-
-    def _shown_in(self, examples: Sequence[Example]) -> dict[int, str]:
-        """The test examples that are found here and were not before."""
-        if self._contamination is None:
-            return {}
-        self._contamination.look_at(examples)
-        new = {number: why for number, why in self._contamination.found.items() if number not in self._known}
-        self._known.update(new)
-        return new
 
     def _rendered(self, examples: Sequence[Example]) -> list[list[Rendered] | RowFault]:
         conversations = [example for example in examples if isinstance(example, Conversation)]

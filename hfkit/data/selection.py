@@ -12,7 +12,7 @@ from hfkit.data.duplicates import NearDuplicates
 from hfkit.data.landing import Landed
 from hfkit.data.ledger import Account, Ledger
 from hfkit.data.mixing import Numbers, sampled
-from hfkit.data.splitting import Mask, choose_test_rows
+from hfkit.data.splitting import choose_test_rows
 from hfkit.recipe import DataSection
 
 _NAMED = 5
@@ -28,39 +28,46 @@ class Sides:
 
 def choose_rows(landed: Sequence[Landed], data: DataSection, seed: int, ledger: Ledger) -> Sides:
     """Raises RequestError where rows cannot be split as the recipe says."""
-    kept = [np.ones(len(source.keys), dtype=bool) for source in landed]
+    numbers: list[Numbers] = [np.arange(len(source.keys)) for source in landed]
     if data.quality.duplicates == "drop":
-        _drop_duplicates(landed, kept, ledger)
+        # Before the split, so that it deals each content out once; equal rows on two sides are contamination.
+        for use in ("split", "train", "test"):
+            alike = [at for at, source in enumerate(landed) if source.use == use]
+            if alike:
+                left = _without_repeats([landed[at] for at in alike], [numbers[at] for at in alike], ledger)
+                for at, here in zip(alike, left, strict=True):
+                    numbers[at] = here
     if data.quality.near_duplicates != "off":
-        _find_near_duplicates(landed, kept, data, ledger)
-    numbers = [np.flatnonzero(mask) for mask in kept]
+        numbers = _without_near_duplicates(landed, numbers, data, ledger)
     numbers = [
         here if source.rows is None else sampled(here, source.rows, seed + at)
         for at, (source, here) in enumerate(zip(landed, numbers, strict=True))
     ]
     sides = _split(landed, numbers, data, seed)
     _drop_shared_groups(landed, sides, ledger)
+    if data.quality.duplicates == "drop":
+        # Sources that are all for one side can repeat what the split put there.
+        sides.train = _without_repeats(landed, sides.train, ledger)
+        sides.test = _without_repeats(landed, sides.test, ledger)
     return sides
 
 
-def _drop_duplicates(landed: Sequence[Landed], kept: list[Mask], ledger: Ledger) -> None:
-    """Of equal rows that would stand on the same side the first stays; those on two sides are contamination."""
-    for use in ("split", "train", "test"):
-        sources = [at for at, source in enumerate(landed) if source.use == use]
-        if not sources:
-            continue
-        keys = np.concatenate([landed[at].keys for at in sources])
-        first = np.zeros(len(keys), dtype=bool)
-        first[np.unique(keys, return_index=True)[1]] = True
-        ends = np.cumsum([len(landed[at].keys) for at in sources])
-        for at, mask in zip(sources, np.split(first, ends[:-1]), strict=True):
-            kept[at] &= mask
-            repeated = np.flatnonzero(~mask)
-            _account(landed[at], repeated, "says word for word what an earlier row says", ledger.merge_dropped)
+def _without_repeats(landed: Sequence[Landed], numbers: Sequence[Numbers], ledger: Ledger) -> list[Numbers]:
+    """Of rows with equal content the first stays."""
+    keys = np.concatenate([source.keys[here] for source, here in zip(landed, numbers, strict=True)])
+    first = np.zeros(len(keys), dtype=bool)
+    first[np.unique(keys, return_index=True)[1]] = True
+    ends = np.cumsum([len(here) for here in numbers])
+    left = []
+    for source, here, mask in zip(landed, numbers, np.split(first, ends[:-1]), strict=True):
+        _account(source, here[~mask], "says word for word what an earlier row says", ledger.merge_dropped)
+        left.append(here[mask])
+    return left
 
 
-def _find_near_duplicates(landed: Sequence[Landed], kept: list[Mask], data: DataSection, ledger: Ledger) -> None:
-    numbers = [np.flatnonzero(mask) for mask in kept]
+def _without_near_duplicates(
+    landed: Sequence[Landed], numbers: Sequence[Numbers], data: DataSection, ledger: Ledger
+) -> list[Numbers]:
     examples = itertools.chain.from_iterable(
         source.examples(here) for source, here in zip(landed, numbers, strict=True)
     )
@@ -68,13 +75,14 @@ def _find_near_duplicates(landed: Sequence[Landed], kept: list[Mask], data: Data
     ends = np.cumsum([len(here) for here in numbers])
     words = f"says almost what an earlier row says (data.quality.similarity {data.quality.similarity:g})"
     dropping = data.quality.near_duplicates == "drop"
-    for source, here, mask, end in zip(landed, numbers, kept, ends.tolist(), strict=True):
+    left = []
+    for source, here, end in zip(landed, numbers, ends.tolist(), strict=True):
         likes = found[end - len(here) : end]
         like = np.array([one is not None for one in likes], dtype=bool)
         details = [f"{one.similarity:.2f} like {one.of}" for one in likes if one is not None]
         _account(source, here[like], words, ledger.merge_dropped if dropping else ledger.merge_noted, details)
-        if dropping:
-            mask[here[like]] = False
+        left.append(here[~like] if dropping else here)
+    return left
 
 
 def _split(landed: Sequence[Landed], numbers: Sequence[Numbers], data: DataSection, seed: int) -> Sides:

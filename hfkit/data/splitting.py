@@ -25,13 +25,13 @@ def choose_test_rows(
     """bool [rows]: the rows that are for testing alone. `groups` names the group of each row.
 
     Whole groups are drawn at random until at least `test` of the rows (a share below 1, or a count) is reached; the
-    last one drawn may overshoot it. With `strata`, a number for each row, that holds for each stratum by itself; a
-    group counts to the one that most of its rows have. With `times`, seconds for each row, the groups with the newest
-    rows are taken instead.
+    last one drawn may overshoot it. With `strata`, a number for each row, each stratum gives its share, rounded to
+    whole groups, and one too small for that stays in training; a group counts to the stratum that most of its rows
+    have. With `times`, seconds for each row, the groups with the newest rows are taken instead.
 
     Raises:
-        RequestError: there are fewer than two groups, or no more rows than are wanted for testing, so that one side
-            would be empty.
+        RequestError: there are fewer than two groups, or no more rows than are wanted for testing, or only strata that
+            are too small, so that one side would be empty.
     """
     names, group_of, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     rows = len(group_of)
@@ -42,24 +42,28 @@ def choose_test_rows(
         )
     if isinstance(test, int) and test >= rows:
         raise RequestError(f"data.splits.test: {test} rows are wanted for testing and there are {rows} in all")
-    share = test / rows if isinstance(test, int) else test
     if times is not None:
         order = _newest_first(group_of, len(names), times)
     else:
         order = list(range(len(names)))
         random.Random(seed).shuffle(order)
-    stratum_of = np.zeros(len(names), dtype=np.int64) if strata is None else _strata_of_groups(group_of, strata)
-    wanted = {int(one): share * int(sizes[stratum_of == one].sum()) for one in np.unique(stratum_of)}
     chosen = np.zeros(len(names), dtype=bool)
-    taken = dict.fromkeys(wanted, 0)
-    # The last group is never taken: something must be left to train on.
-    for group in order[:-1]:
-        stratum = int(stratum_of[group])
-        if taken[stratum] < wanted[stratum]:
+    if strata is None:
+        wanted = test if isinstance(test, int) else test * rows
+        taken = 0
+        # The last group is never taken: something must be left to train on.
+        for group in order[:-1]:
+            if taken >= wanted:
+                break
             chosen[group] = True
-            taken[stratum] += int(sizes[group])
-        elif times is not None:
-            break
+            taken += int(sizes[group])
+    else:
+        share = test / rows if isinstance(test, int) else test
+        _choose_by_stratum(chosen, order, sizes, _strata_of_groups(group_of, strata), share)
+        if not chosen.any():
+            raise RequestError(
+                "data.splits.stratify: no value has enough rows to stand on both sides; test more rows, or leave it out"
+            )
     mask: Mask = chosen[group_of]
     return mask
 
@@ -67,6 +71,21 @@ def choose_test_rows(
 def choose_test_groups(groups: Sequence[str], test: float | int, seed: int) -> frozenset[str]:
     """The names of the groups that `choose_test_rows` takes."""
     return frozenset(np.asarray(groups)[choose_test_rows(groups, test, seed)].tolist())
+
+
+def _choose_by_stratum(
+    chosen: Mask, order: Sequence[int], sizes: npt.NDArray[np.int64], strata: npt.NDArray[np.int64], share: float
+) -> None:
+    """Take groups as long as that brings their stratum nearer to its share; a stratum's last group is never taken."""
+    wanted = {int(one): share * int(sizes[strata == one].sum()) for one in np.unique(strata)}
+    left = {int(one): int((strata == one).sum()) for one in np.unique(strata)}
+    taken = dict.fromkeys(wanted, 0.0)
+    for group in order:
+        stratum, size = int(strata[group]), int(sizes[group])
+        if left[stratum] > 1 and taken[stratum] + size / 2 <= wanted[stratum]:
+            chosen[group] = True
+            taken[stratum] += size
+            left[stratum] -= 1
 
 
 def _newest_first(group_of: npt.NDArray[np.int64], groups: int, times: npt.NDArray[np.float64]) -> list[int]:

@@ -257,3 +257,12 @@ class DataSection(Section):
         default="auto",
         description="Several rows of a step in one sequence, none seeing another; changes speed, never the result.",
     )
+
+    @model_validator(mode="after")
+    def _groups_are_dealt_out_whole(self) -> "DataSection":
+        grouped = any(isinstance(source, SourceOptions) and source.group is not None for source in self.sources)
+        if grouped and self.splits.by == "row":
+            raise broken_rule(
+                "splits", "by: row deals out rows one by one, and a source names a group; take by: document"
+            )
+        return self

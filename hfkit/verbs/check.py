@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 
 from hfkit.output import emit
-from hfkit.preflight import check
+from hfkit.preflight import Finding, check
 from hfkit.recipe import load_recipe
 
 _MARKS = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
@@ -16,6 +16,11 @@ _MARKS = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
 def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     findings = check(recipe)
+    # What the tokenizer would do with the data is worth asking only where there is a tokenizer, and nothing else amiss.
+    if not any(finding.severity == "error" for finding in findings) and _has_model(findings):
+        from hfkit.data.probing import probe
+
+        findings += probe(recipe)
     errors = [finding for finding in findings if finding.severity == "error"]
     if arguments.json:
         document = {"recipe": recipe.name, "ok": not errors, "findings": [asdict(finding) for finding in findings]}
@@ -25,3 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
             emit(f"{_MARKS[finding.severity]} {finding.key}: {finding.text}")
         emit(f"{arguments.recipe}: {f'{len(errors)} errors' if errors else 'ready to run'}")
     return 2 if errors else 0
+
+
+def _has_model(findings: list[Finding]) -> bool:
+    return any(finding.key == "model.base" and finding.severity == "ok" for finding in findings)

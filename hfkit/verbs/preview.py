@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from hfkit.data.card import DataResult
@@ -28,12 +28,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One sequence as the model gets it: several rows where they are packed, one behind the other."""
+    """One sequence as the model gets it: several rows where they are packed, one behind the other.
+
+    Attributes:
+        rows: the ids of the rows, in order.
+        input_ids, trained, text, special: a value for each token; `special` marks those that no text becomes.
+        borders: where each row but the first begins.
+    """
 
     rows: tuple[str, ...]
     input_ids: tuple[int, ...]
     trained: tuple[bool, ...]
     text: tuple[str, ...]
+    special: tuple[bool, ...]
+    borders: frozenset[int]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,6 +97,7 @@ def _sequences(recipe: Recipe, folder: Path, packs: Sequence[Sequence[int]]) -> 
 
     assert recipe.model is not None
     tokenizer = load_tokenizer(recipe.model)
+    specials = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     prepared = iter(pick_sequences(folder, "train", [number for pack in packs for number in pack]))
     shown = []
     for pack in packs:
@@ -100,6 +109,8 @@ def _sequences(recipe: Recipe, folder: Path, packs: Sequence[Sequence[int]]) -> 
                 input_ids=ids,
                 trained=tuple(mark for member in members for mark in member.is_trained),
                 text=_pieces(tokenizer, ids),
+                special=tuple(token in specials for token in ids),
+                borders=frozenset(itertools.accumulate(len(member.input_ids) for member in members[:-1])),
             )
         )
     return shown
@@ -121,7 +132,7 @@ def _document(shown: Shown) -> dict[str, object]:
 
 def _print_examples(folder: Path, result: DataResult, count: int, *, as_json: bool) -> int:
     """Examples of a kind that is not rendered into tokens, as they are."""
-    examples = [example.model_dump(mode="json") for example in islice(read_examples(folder, "train"), count)]
+    examples = [example.model_dump(mode="json") for example in itertools.islice(read_examples(folder, "train"), count)]
     summary = {"sequences": 0, "rows": result.train.rows, "tokens": 0, "trained_tokens": 0}
     if as_json:
         emit(json.dumps({"summary": summary, "sequences": [], "examples": examples}, indent=2))
@@ -148,17 +159,19 @@ def _draw(console: Console, sequences: Sequence[Shown], summary: dict[str, int])
         head = f"── {', '.join(shown.rows)}: {sum(shown.trained)} of {len(shown.trained)} tokens trained"
         console.print(Text(head, style="bold"))
         line = Text()
-        start = 0
-        while start < len(shown.trained):
-            end = start
-            while end < len(shown.trained) and shown.trained[end] == shown.trained[start]:
-                end += 1
-            piece = "".join(shown.text[start:end])
-            if shown.trained[start]:
-                line.append(f"{opening}{piece}{closing}", style="bold green")
-            else:
-                line.append(piece, style="dim")
-            start = end
+        row = 0
+        for place, (piece, trained) in enumerate(zip(shown.text, shown.trained, strict=True)):
+            if place in shown.borders:
+                row += 1
+                line.append(f"\n┄┄ {shown.rows[row]}: a row of its own, which sees nothing of the one before\n", "cyan")
+            before = place > 0 and shown.trained[place - 1] and place not in shown.borders
+            after = place + 1 < len(shown.trained) and shown.trained[place + 1] and place + 1 not in shown.borders
+            if trained and not before:
+                line.append(opening, "bold green")
+            special = shown.special[place]
+            line.append(piece, f"{'bold green' if trained else 'dim'}{' reverse' if special else ''}")
+            if trained and not after:
+                line.append(closing, "bold green")
         console.print(line)
         console.print()
     console.print(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +16,9 @@ from hfkit.data.contamination import Contamination
 from hfkit.data.conversation import Conversation, Grounding, Turn
 from hfkit.data.examples import Example, LabelledText, PlainText, Preference, RetrievalExample, TextPair
 from hfkit.data.formats.turns import assistant, user
+from hfkit.data.rendering_pool import BatchRenderer, RenderSettings, unrendered_batches
 from hfkit.data.words import words_of
+from hfkit.recipe import ModelSection
 from rag.answer import ABSTENTION
 
 
@@ -41,11 +46,34 @@ def test_a_prompt_that_training_shows_is_found() -> None:
     assert found(test, train) == {0: "its prompt is that of x:9"}
 
 
-def test_of_a_chat_all_that_comes_before_the_reply_counts() -> None:
+def test_of_a_chat_all_that_comes_before_a_trained_reply_counts() -> None:
     test = [talk("t:1", "Hi", "Hello", "And now?", "Bye.")]
 
-    assert found(test, [talk("x", "And now?", "Go."), talk("y", "Hi", "Hello")]) == {}
+    assert found(test, [talk("x", "And now?", "Go."), talk("y", "Hi there", "Hello")]) == {}
     assert found(test, [talk("x", "Hi", "Hello!", "And now?", "Go.")]) == {0: "its prompt is that of x"}
+
+
+def test_every_trained_turn_of_a_training_row_has_a_prompt() -> None:
+    test = [talk("t:1", "How old is it?", "Very.")]
+    train = talk("x", "How old is it?", "Very.", "And how deep?", "Not at all.")
+
+    assert found(test, [train]) == {0: "its prompt is that of x"}
+    first = train.messages[1].model_copy(update={"train": False})
+    untrained = train.model_copy(update={"messages": (train.messages[0], first, *train.messages[2:])})
+    assert found(test, [untrained]) == {}
+
+
+def test_every_trained_turn_of_a_test_row_has_a_prompt() -> None:
+    test = [talk("t:1", "How old is it?", "Very.", "And how deep?", "Not at all.")]
+
+    assert found(test, [talk("x", "How old is it?", "A year.")]) == {0: "its prompt is that of x"}
+
+
+def test_replies_that_go_on_over_several_turns_have_prompts_too() -> None:
+    turns = (assistant("A"), user("And?"), assistant("B"))
+    preference = Preference(id="x", document="x", prompt=(user("P"),), chosen=turns, rejected=(assistant("C"),))
+
+    assert found([talk("t", "P", "A", "And?", "Z")], [preference]) == {0: "its prompt is that of x"}
 
 
 def test_signs_make_another_question() -> None:
@@ -112,9 +140,10 @@ def test_other_kinds_are_compared_by_what_they_show() -> None:
 def test_chunks_of_training_add_up() -> None:
     contamination = Contamination([talk("t", "A?", "a"), talk("u", "B?", "b"), talk("v", "C?", "c")])
 
-    contamination.look_at(iter([talk("x", "B?", "z")]))
-    contamination.look_at(iter([talk("y", "A?", "z"), talk("z", "B?", "z")]))
+    first = contamination.look_at(iter([talk("x", "B?", "z")]))
+    second = contamination.look_at(iter([talk("y", "A?", "z"), talk("z", "B?", "z")]))
 
+    assert (first, second) == ({1: "its prompt is that of x"}, {0: "its prompt is that of y"})
     assert contamination.found == {1: "its prompt is that of x", 0: "its prompt is that of y"}
 
 
@@ -162,3 +191,62 @@ def test_long_and_many_sequences_are_found_in_much_text() -> None:
 
     assert len(expected) >= 200
     assert set(found(test, train)) == expected
+
+
+def test_many_test_rows_may_ask_and_answer_the_same() -> None:
+    answer = "one two three four five six seven eight nine"
+    test = [talk(str(number), f"Question {number % 2}?", answer + " ten" * (number % 3)) for number in range(12)]
+
+    assert set(found(test, [talk("x", "Question 1?", "Nothing.")])) == {1, 3, 5, 7, 9, 11}
+    assert set(found(test, [talk("x", "Other?", answer), talk("y", "Other?", answer)])) == {0, 3, 6, 9}
+    assert set(found(test, [talk("x", "Other?", answer + " ten")])) == {0, 1, 3, 4, 6, 7, 9, 10}
+
+
+def test_a_test_row_costs_little_memory() -> None:
+    """Some 40 bytes a sequence and 16 a prompt, whatever the number of words; here with room for numpy's own."""
+    rows = 20_000
+
+    def tests() -> Iterator[Example]:
+        choose = random.Random(3)
+        for number in range(rows):
+            words = (f"w{choose.randrange(rows)}" for _ in range(15))
+            yield talk(f"t:{number}", f"Question {number}?", " ".join(words))
+
+    Contamination(islice(tests(), 10))
+    tracemalloc.start()
+    contamination = Contamination(tests())
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    # What is the same for any number of rows is taken off: one block of words with all that is worked out of it.
+    assert held < 100 * rows + 2**23
+    assert most < 200 * rows + 2**25
+    assert contamination.look_at([talk("x", "question 20000?", "Nothing.")]) == {}
+    assert contamination.look_at([talk("x", "question 19999?", "Nothing.")]) == {19_999: "its prompt is that of x"}
+
+
+def test_a_row_that_is_not_trained_gives_nothing_away(tmp_path: Path, tiny_model: Path) -> None:
+    test = talk("t", "How old?", "Very.")
+    long = talk("x", "How old?", "word " * 200)
+    tested = tmp_path / "tested.jsonl"
+    tested.write_text(test.model_dump_json() + "\n", encoding="utf-8")
+    model = ModelSection(base=str(tiny_model))
+    renderer = BatchRenderer(
+        RenderSettings(model=model, max_length=40, special_tokens="escape", chat=True, tested=tested)
+    )
+
+    _, outcome = renderer.render([long.model_dump_json()])
+    assert outcome.kept == (False,) and outcome.shown == {}
+    _, outcome = renderer.render([talk("y", "How old?", "Quite.").model_dump_json()])
+    assert outcome.kept == (True,) and outcome.shown == {0: "its prompt is that of y"}
+
+
+def test_each_batch_tells_only_what_it_shows_itself(tmp_path: Path) -> None:
+    tested = tmp_path / "tested.jsonl"
+    tests = [PlainText(id=word, document=word, text=word) for word in ("a", "b")]
+    tested.write_text("".join(f"{test.model_dump_json()}\n" for test in tests), encoding="utf-8")
+    batches = [[PlainText(id=f"x{word}", document="x", text=word).model_dump_json()] for word in "abab"]
+
+    shown = [batch.outcome.shown for batch in unrendered_batches(batches, tested)]
+
+    assert shown == [{0: "its prompt is that of xa"}, {1: "its prompt is that of xb"}, {}, {}]

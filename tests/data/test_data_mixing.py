@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hfkit.data.mixing import mixed, sampled
+from hfkit.errors import RequestError
 from hfkit.recipe import MixSection
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=4)
@@ -31,7 +33,10 @@ def test_concatenated_each_row_comes_as_often_as_its_weight_says(
     order = list(mixed(sources, weights, MixSection(), seed))
     times = Counter(order)
     for at, (numbers, weight) in enumerate(zip(sources, weights, strict=True)):
-        assert sum(times[at, int(n)] for n in numbers) == int(weight) * len(numbers) + round(weight % 1 * len(numbers))
+        part = (
+            round(weight % 1 * len(numbers)) if weight >= 1 else max(round(weight * len(numbers)), min(1, len(numbers)))
+        )
+        assert sum(times[at, int(n)] for n in numbers) == int(weight) * len(numbers) + part
         assert all(int(weight) <= times[at, int(n)] <= int(weight) + 1 for n in numbers)
     assert [at for at, _ in order] == sorted(at for at, _ in order), "sources follow one another"
     assert set(times) <= {(at, int(n)) for at, numbers in enumerate(sources) for n in numbers}
@@ -73,3 +78,10 @@ def test_a_sample_is_a_subset_in_the_old_order(size: int, rows: int, seed: int) 
     drawn = sampled(numbers, rows, seed)
     assert len(drawn) == min(size, rows)
     assert (np.diff(drawn) > 0).all() and set(drawn.tolist()) <= set(numbers.tolist())
+
+
+def test_weights_that_would_draw_for_ever_are_refused() -> None:
+    mix = MixSection(how="interleave", until="all")
+    with pytest.raises(RequestError, match=r"data\.mix: with a weight of 0\.001 it takes about .* data\.sources\.0"):
+        next(mixed(rows_of([16, 16]), [0.001, 100.0], mix, 7))
+    assert len(list(mixed(rows_of([16, 16]), [0.001, 100.0], MixSection(how="interleave", until="first"), 7))) >= 16

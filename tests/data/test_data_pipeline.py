@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hfkit.data.sources import read_source
-from hfkit.errors import RequestError
+from hfkit.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from tests.conftest import Cli, RecipeWriter
@@ -138,7 +138,7 @@ def test_labels_keep_their_shares_and_the_card_counts_them(
         data={"sources": [{"path": "l.csv"}], "splits": {"test": 0.2, "stratify": "label"}},
     )
     data = prepare_data(recipe)
-    assert data.result.test.labels == {"usual": 38, "rare": 2}
+    assert data.result.test.labels == {"usual": 38, "rare": 2}  # a fifth of 190, and of 10
     assert data.result.train.labels == {"usual": 152, "rare": 8}
     assert data.train_sequences == []
     card = (data.folder / "card.md").read_text(encoding="utf-8")
@@ -191,6 +191,52 @@ def test_more_dropped_rows_than_the_recipe_allows_are_an_error(prepare: Prepare,
     assert len(prepare([{"path": "a.jsonl"}], quality={"max_dropped": 1}).train) > 0
 
 
+def test_a_row_that_is_used_often_is_dropped_once(prepare: Prepare, workplace: Path) -> None:
+    rows = [*pairs("a", 20), {"prompt": "Too long?", "completion": "z" * 3000}]
+    write_lines(workplace / "a.jsonl", rows)
+    source = {"path": "a.jsonl", "weight": 5, "use": "train"}
+    write_lines(workplace / "b.jsonl", pairs("b", 4))
+    data = prepare([source, {"path": "b.jsonl", "use": "test"}], quality={"max_dropped": "10%"}, max_length=200)
+    (dropped,) = data.result.dropped
+    assert dropped.rows == 1 and len(dropped.first) == 1
+    assert data.result.tokens_too_long < 4000
+    assert len(data.train) == 100
+    (a, b) = data.result.sources
+    assert (a.train, a.used) == (21, 105) and (b.train, b.used) == (0, 0)
+
+
+def test_a_source_that_changes_while_it_is_read_is_not_kept_as_it_was(
+    tiny_recipe: RecipeWriter, prepare_data: Prepare, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hfkit.data import prepare as stage
+
+    write_lines(workplace / "a.jsonl", pairs("a", 20))
+    recipe = tiny_recipe(rag=None, evaluate=None, data={"sources": [{"path": "a.jsonl"}]})
+    real = stage.choose_rows
+
+    def meddling(*arguments: Any) -> Any:
+        write_lines(workplace / "a.jsonl", pairs("b", 20))
+        return real(*arguments)
+
+    monkeypatch.setattr(stage, "choose_rows", meddling)
+    with pytest.raises(WorkError, match="data: the files that it reads changed while it ran"):
+        prepare_data(recipe)
+    monkeypatch.undo()
+    monkeypatch.chdir(workplace)
+    write_lines(workplace / "a.jsonl", pairs("a", 20))
+    assert {row.id.split(":")[0] for row in prepare_data(recipe).train} == {"a.jsonl"}
+    assert all("Ask a" in row.messages[0].content for row in prepare_data(recipe).train)
+
+
+def test_the_same_row_of_two_sources_is_tested_once(prepare: Prepare, workplace: Path) -> None:
+    rows = pairs("a", 20)
+    write_lines(workplace / "a.jsonl", rows)
+    write_lines(workplace / "b.jsonl", rows)
+    data = prepare([{"path": "a.jsonl"}, {"path": "b.jsonl", "use": "test"}])
+    said = [row.messages[0].content for row in data.test]
+    assert len(said) == len(set(said))
+
+
 def test_what_a_killed_preparation_left_is_no_part_of_the_next(prepare: Prepare, workplace: Path) -> None:
     write_lines(workplace / "a.jsonl", pairs("a", 20))
     whole = prepare([{"path": "a.jsonl"}])
@@ -235,3 +281,7 @@ def test_the_preview_of_packed_rows_names_them_all(cli: Cli, tiny_recipe: Recipe
             assert one[key] == [value for row in one["source_rows"] for value in alone[row][key]]
         assert len(one["input_ids"]) == len(one["train"]) == len(one["text"])
     assert packed["summary"]["sequences"] == len(packed["sequences"]) < single["summary"]["sequences"]
+    shown = cli("preview", recipe, "-n", "1", "data.packing=true").out
+    rows = packed["sequences"][0]["source_rows"]
+    assert shown.count("a row of its own") == len(rows) - 1
+    assert shown.count("⟦") == shown.count("⟧") == len(rows)

@@ -72,8 +72,21 @@ def test_strata_keep_their_shares_on_both_sides(strata: list[int], seed: int) ->
     test = choose_test_rows(groups, 0.25, seed, strata=np.array(strata))
     for stratum, rows in Counter(strata).items():
         taken = int(test[np.array(strata) == stratum].sum())
-        # The very last row drawn always stays for training.
-        assert rows * 0.25 - 1 <= taken < rows * 0.25 + 1
+        assert abs(taken - rows * 0.25) <= 0.5
+        assert taken < rows, "something of every stratum is trained on"
+
+
+def test_rare_values_stay_in_training() -> None:
+    strata = np.array([0] * 80 + list(range(1, 11)))
+    test = choose_test_rows([str(number) for number in range(90)], 0.1, 7, strata=strata)
+    assert test.sum() == 8 and not test[80:].any()
+    with pytest.raises(RequestError, match=r"data\.splits\.stratify: no value has enough rows"):
+        choose_test_rows([str(number) for number in range(20)], 3, 7, strata=np.arange(20))
+
+
+@pytest.mark.parametrize(("rows", "count"), [(25, 7), (49, 47), (98, 3)])
+def test_a_count_of_single_rows_is_met_exactly(rows: int, count: int) -> None:
+    assert choose_test_rows([str(number) for number in range(rows)], count, 7).sum() == count
 
 
 @given(GROUPS, SHARE, SEED, st.data())
