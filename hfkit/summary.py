@@ -67,7 +67,7 @@ def print_summary(run: Run, outcomes: Outcomes) -> None:
                 print_retrieval(console, result.retrieval)
             for gate in result.gates:
                 console.print(f"gate {'met' if gate.holds else 'NOT MET'}: {gate.gate}", markup=False, highlight=False)
-    emit(captured.get().rstrip("\n"))
+    emit(captured.get().rstrip("\n"), styled=True)
 
 
 def _stages_table(run: Run, outcomes: Outcomes) -> Table:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hfkit.data.card import DataResult
 from hfkit.data.prepared import pick_sequences, read_examples, sequence_lengths
 from hfkit.errors import RequestError
-from hfkit.output import emit
+from hfkit.output import emit, harmless, one_line
 from hfkit.pipeline import run_stages
 from hfkit.preflight import require_ready
 from hfkit.progress import Progress
@@ -147,7 +147,7 @@ def _print(sequences: Sequence[Shown], summary: dict[str, int]) -> None:
     console = Console(soft_wrap=True)
     with console.capture() as captured:
         _draw(console, sequences, summary)
-    emit(captured.get().rstrip("\n"))
+    emit(captured.get().rstrip("\n"), styled=True)
 
 
 def _draw(console: Console, sequences: Sequence[Shown], summary: dict[str, int]) -> None:
@@ -156,20 +156,23 @@ def _draw(console: Console, sequences: Sequence[Shown], summary: dict[str, int])
     # Colours say what is trained; where there are none, brackets do.
     opening, closing = ("", "") if console.is_terminal else ("⟦", "⟧")
     for shown in sequences:
-        head = f"── {', '.join(shown.rows)}: {sum(shown.trained)} of {len(shown.trained)} tokens trained"
+        head = f"── {one_line(', '.join(shown.rows))}: {sum(shown.trained)} of {len(shown.trained)} tokens trained"
         console.print(Text(head, style="bold"))
         line = Text()
         row = 0
         for place, (piece, trained) in enumerate(zip(shown.text, shown.trained, strict=True)):
             if place in shown.borders:
                 row += 1
-                line.append(f"\n┄┄ {shown.rows[row]}: a row of its own, which sees nothing of the one before\n", "cyan")
+                line.append(
+                    f"\n┄┄ {one_line(shown.rows[row])}: a row of its own, which sees nothing of the one before\n",
+                    "cyan",
+                )
             before = place > 0 and shown.trained[place - 1] and place not in shown.borders
             after = place + 1 < len(shown.trained) and shown.trained[place + 1] and place + 1 not in shown.borders
             if trained and not before:
                 line.append(opening, "bold green")
             special = shown.special[place]
-            line.append(piece, f"{'bold green' if trained else 'dim'}{' reverse' if special else ''}")
+            line.append(harmless(piece), f"{'bold green' if trained else 'dim'}{' reverse' if special else ''}")
             if trained and not after:
                 line.append(closing, "bold green")
         console.print(line)

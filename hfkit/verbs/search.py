@@ -13,13 +13,14 @@ from dataclasses import replace
 import yaml
 
 from hfkit.errors import RequestError
-from hfkit.output import emit
+from hfkit.output import emit, harmless, one_line
 from hfkit.quiet import quiet_libraries
 from rag.analysis import folded, terms, terms_of_word, word_spans
 from rag.filters import Filter, check_filter
 from rag.search import Hit, SearchSettings
 
 _MOST = 1000
+_MOST_NEIGHBOURS = 10
 _MOST_WIDE = 100
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
@@ -27,6 +28,8 @@ _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 def run(arguments: argparse.Namespace) -> int:
     from hfkit.indexing import open_any_index
 
+    if not 0 <= arguments.neighbours <= _MOST_NEIGHBOURS:
+        raise RequestError(f"--neighbours: expected a number from 0 to {_MOST_NEIGHBOURS}, got {arguments.neighbours}")
     if not 1 <= arguments.k <= _MOST:
         raise RequestError(f"-k: expected a number from 1 to {_MOST}, got {arguments.k}")
     settings = SearchSettings(
@@ -49,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         wanted = set(terms(arguments.query)) if sys.stdout.isatty() else set()
         width = min(_MOST_WIDE, shutil.get_terminal_size().columns)
-        emit("\n\n".join(_readable(hit, wanted, width) for hit in hits))
+        emit("\n\n".join(_readable(hit, wanted, width) for hit in hits), styled=True)
     return 0
 
 
@@ -87,10 +90,10 @@ def _readable(hit: Hit, wanted: Set[str], width: int) -> str:
     """Where it stands, how it scored, and what it says, wrapped; lines of code and lists stay lines."""
     place = hit.source if hit.chunk.page is None else f"{hit.source}, page {hit.chunk.page}"
     heading = " > ".join(hit.chunk.heading_path)
-    head = f"{hit.rank}. {place}{f' — {heading}' if heading else ''}"
+    head = f"{hit.rank}. {one_line(place)}{f' — {one_line(heading)}' if heading else ''}"
     figures = f"   score {hit.score:.3f}, cosine {hit.similarity:.3f}, characters {hit.start}-{hit.end}"
     lines: list[str] = []
-    for line in hit.text.strip().splitlines():
+    for line in harmless(hit.text).strip().splitlines():
         indent = "   " + line[: len(line) - len(line.lstrip())]
         lines += textwrap.wrap(line, width, initial_indent="   ", subsequent_indent=indent) or [""]
     return "\n".join((head, figures, marked("\n".join(lines), wanted)))
