@@ -6,7 +6,8 @@ Chunks are synthetic: their vectors lie in clusters, their texts are 60 words by
 cluster's own. The database is filled through the store's own functions, in one transaction a million, and the derived
 files are built as every sync builds them. Each size is then searched in a process of its own, which has neither built
 nor read anything before: hybrid search by queries of eight words and a vector near a chunk's, which costs no embedding.
-Recall is against comparing with every vector. `--quick` leaves out the million.
+Recall is against comparing with every vector. Filtered search is hybrid search of a tenth of the documents: once with a
+filter that was not asked before (first), once with one that was (again). `--quick` leaves out the million.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from rag.codes import encode
 from rag.corpus import Document, Section
 from rag.embedder import Progress, Vectors
 from rag.index import Index
+from rag.index_files import DATABASE
 from rag.layout import IndexSettings
 from rag.search import SearchSettings
 from rag.store import Store
-from rag.verification import DATABASE
 
 DIMENSION = 384
 SIZES = (10_000, 100_000, 1_000_000)
@@ -44,6 +45,8 @@ WORDS_A_QUERY = 8
 VOCABULARY = 200_000
 QUERIES = 300
 WARM_UP = 20
+SHELVES = 10
+FIRST_FILTERS = 50
 
 Numbers = npt.NDArray[np.int64]
 
@@ -121,7 +124,9 @@ def fill(folder: Path, corpus: Synthetic) -> None:
                     chunks.append(Chunk(id, position, (), start, start + len(text), text, WORDS_A_CHUNK))
                     start += len(text) + 1
                 text = "\n".join(some)
-                document = Document(id, id, text, (Section((), 0, len(text)),))
+                number = (first + at) // CHUNKS_A_DOCUMENT
+                metadata: dict[str, str | int | float | bool] = {"shelf": number % SHELVES, "number": number}
+                document = Document(id, id, text, (Section((), 0, len(text)),), metadata=metadata)
                 store.insert_document(document, chunks, encode(vectors[at : at + CHUNKS_A_DOCUMENT], store.storage))
         store.next_generation()
     store.database.settle()
@@ -147,6 +152,16 @@ def measure(folder: Path) -> dict[str, object]:
             began = time.perf_counter()
             index.search(query, settings)
             seconds[mode].append(time.perf_counter() - began)
+    again: dict[str, int] = {"shelf": 3}
+    for name, queries in (("filtered, first", texts[WARM_UP:][:FIRST_FILTERS]), ("filtered, again", texts[WARM_UP:])):
+        seconds[name] = []
+        index.search(queries[0], SearchSettings(top_k=10, filter=again))
+        for number, query in enumerate(queries, start=1):
+            new = {**again, "number": {"gte": -number}}  # true of all
+            settings = SearchSettings(top_k=10, filter=new if name == "filtered, first" else again)
+            began = time.perf_counter()
+            index.search(query, settings)
+            seconds[name].append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     found = index.search_many(texts[WARM_UP:], SearchSettings("dense", 10))
     numbers = [[int(hit.chunk.document_id) + hit.chunk.position for hit in hits] for hits in found]

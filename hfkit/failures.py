@@ -24,6 +24,12 @@ def explain(error: Exception) -> Explanation:
     """What `error` means to the user. An error that nobody foresaw says so, and how to see more of it."""
     if _disk_is_full(error):
         return Explanation("the disk is full; what was finished is kept. Make room and run the same command again", 1)
+    if _is_too_large(error):
+        return Explanation(
+            "a file may not become as large as it must: there is a limit on the size of files here (see `ulimit -f`, "
+            "and what the file system allows). What was finished is kept. Raise it and run the same command again",
+            1,
+        )
     if isinstance(error, HfkitError):
         return Explanation(str(error), error.exit_code)
     if isinstance(error, RagError):
@@ -37,6 +43,8 @@ def explain(error: Exception) -> Explanation:
         )
     if isinstance(error, PermissionError):
         return Explanation(f"{error.filename or 'a file'}: permission denied; check who owns it", 1)
+    if isinstance(error, NotADirectoryError | FileExistsError) and (file := _file_in_the_way(error)) is not None:
+        return Explanation(f"{file}: is a file, and a folder is needed there; move it away", 1)
     if isinstance(error, OSError) and error.filename:
         return Explanation(f"{error.filename}: {error.strerror}", 1)
     return Explanation(
@@ -62,6 +70,26 @@ def _disk_is_full(error: BaseException) -> bool:
     # Some say nothing of the disk ("disk I/O error", "iostream error"), so the disk itself is asked.
     place = RUNS if RUNS.exists() else Path()
     return not isinstance(error, (RequestError, RagRequestError)) and shutil.disk_usage(place).free < _FULL_BYTES
+
+
+def _is_too_large(error: BaseException) -> bool:
+    """Whether a write went over the limit on the size of a file, in whatever a library wraps that."""
+    return any(
+        (isinstance(cause, OSError) and cause.errno == errno.EFBIG)
+        or any(text in str(cause) for text in ("File too large", "os error 27"))
+        for cause in _causes(error)
+    )
+
+
+def _file_in_the_way(error: OSError) -> Path | None:
+    """The file that stands where a folder was to be: the path that the error names, or what it lies in."""
+    for name in (error.filename, error.filename2):
+        if isinstance(name, str):
+            path = Path(name)
+            for place in (*reversed(path.parents), path):
+                if place.is_file():
+                    return place
+    return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -19,6 +19,7 @@ from rag.embedder import SentenceTransformerEmbedder
 from rag.errors import DamagedIndexError, IncompatibleIndexError
 from rag.index import Index, remove_index
 from rag.layout import IndexSettings
+from rag.repair import repair_index
 
 
 class SkippedDocument(BaseModel):
@@ -29,7 +30,8 @@ class SkippedDocument(BaseModel):
 
 
 class IndexResult(BaseModel):
-    """The first four count documents; `embedded` counts the texts that the embedder had to read."""
+    """The first four count documents; `embedded` counts the texts that the embedder had to read. `kept` are documents
+    that could not be read this time and stay as they were; `unembeddable` are passages that are left out."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,13 +46,15 @@ class IndexResult(BaseModel):
     embedder_precision: str
     vectors: str
     skipped: tuple[SkippedDocument, ...]
+    kept: tuple[str, ...] = ()
+    unembeddable: tuple[str, ...] = ()
 
 
 def run_index(context: StageContext) -> IndexResult:
     """Bring the index in `context.folder` to what the recipe's documents say.
 
-    An index that was made with another embedder or other chunks, or that is damaged, is made anew: all that is in it
-    comes from the documents.
+    An index that is damaged is repaired. One that cannot be, or that was made with another embedder or other chunks,
+    is made anew: all that is in it comes from the documents.
     """
     recipe = context.recipe
     assert recipe.rag is not None
@@ -73,6 +77,10 @@ def run_index(context: StageContext) -> IndexResult:
         f"  {report.chunks} chunks: {report.added} documents added, {report.changed} changed, "
         f"{report.removed} removed, {report.unchanged} unchanged"
     )
+    for id in report.kept:
+        context.progress.say(f"  kept as it was: {id}, which could not be read now; delete the file to remove it")
+    for passage in report.unembeddable:
+        context.progress.say(f"  left out: {passage}: the embedder knows none of its words")
     context.progress.say(f"  vectors: {vectors}")
     return IndexResult(
         added=report.added,
@@ -86,6 +94,8 @@ def run_index(context: StageContext) -> IndexResult:
         embedder_precision=embedder.precision_reason,
         vectors=vectors,
         skipped=tuple(SkippedDocument(source=s.source, reason=s.reason) for s in corpus.skipped),
+        kept=report.kept,
+        unembeddable=report.unembeddable,
     )
 
 
@@ -122,7 +132,13 @@ def _create_or_renew(
     progress: Progress,
 ) -> Index:
     try:
-        return Index.create_or_open(folder, embedder, settings, layout)
+        try:
+            return Index.create_or_open(folder, embedder, settings, layout)
+        except DamagedIndexError as error:
+            progress.say(f"  {error}")
+            repair = repair_index(folder)
+            progress.say(f"  the index is repaired; {len(repair.dropped)} documents have to be embedded again")
+            return Index.create_or_open(folder, embedder, settings, layout)
     except (IncompatibleIndexError, DamagedIndexError) as error:
         progress.say(f"  {error}")
         progress.say("  the index is made anew from the documents")

@@ -14,7 +14,8 @@ Metadata = Mapping[str, str | int | float | bool]
 
 @dataclass(frozen=True)
 class Section:
-    """The body under one heading: `Document.text[start:end]`, in characters; the heading's own line is not in it.
+    """The body under one heading: `Document.text[start:end]`, in characters. The heading's own line is not in it; of a
+    heading with nothing under it, it is all that there is.
 
     `page` counts from 1 (a PDF's page, a presentation's slide); None where the format has none.
     """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rag.embedder import Vectors
+from rag.fusion import stretched
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def choose(
     taken: Counter[str] = Counter()
     shown: set[tuple[str, int]] = set()
     open_ = np.ones(len(ranked), dtype=np.bool_)
-    relevance = _stretched([candidate.score for candidate in ranked])
+    relevance = stretched(np.array([candidate.score for candidate in ranked], dtype=np.float64))
     nearest = np.zeros(len(ranked), dtype=np.float64)
     at = 0
     while len(chosen) < limit and at < len(ranked):
@@ -68,10 +69,3 @@ def choose(
             cosines = (vectors @ vectors[place]).astype(np.float64).round(6)
             nearest = cosines if len(chosen) == 1 else np.maximum(nearest, cosines)
     return chosen
-
-
-def _stretched(scores: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """To 0..1 by minimum and maximum; all 1 where they are equal."""
-    values = np.array(scores, dtype=np.float64)
-    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
-    return (values - low) / (high - low) if high > low else np.ones(len(values), dtype=np.float64)

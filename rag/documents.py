@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # Part of every fingerprint: raise it when a reader starts to read the same bytes differently.
-READER_VERSION = 2
+READER_VERSION = 3
 
 
 def load_corpus(sources: Sequence[str], hosts: Collection[str] = (), limits: Limits | None = None) -> Corpus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,8 +64,12 @@ class SentenceTransformerEmbedder:
 
     def __init__(self, model: SentenceTransformer, name: str, revision: str, precision_reason: str) -> None:
         """`model` is ready to encode; `load` is the usual way here."""
+        from tokenizers import Tokenizer
+
         self._model = model
         self._lock = threading.Lock()  # fast tokenizers may not be used by two threads at once
+        if isinstance(model.tokenizer, Tokenizer):  # of a static embedder, whose file may ask for truncation
+            model.tokenizer.no_truncation()
         self.name = name
         self.revision = revision
         self.precision_reason = precision_reason
@@ -127,7 +132,7 @@ class SentenceTransformerEmbedder:
         if identity is not None:
             embedder.revision = identity
         else:
-            embedder.revision = _folder_revision(Path(place)) if local else _hub_revision(model, revision)
+            embedder.revision = _folder_revision(Path(place)) if local else _hub_revision(model, place, revision)
         return embedder
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -139,8 +144,9 @@ class SentenceTransformerEmbedder:
         prompted = [self.passage_prompt + text for text in texts]
         tokenizer = self._model.tokenizer
         with self._lock:
-            if isinstance(tokenizer, Tokenizer):  # of a static embedder, which pads and cuts nothing
-                return [len(encoding.ids) for encoding in tokenizer.encode_batch(prompted)]
+            if isinstance(tokenizer, Tokenizer):  # of a static embedder, which adds, pads and cuts nothing
+                encodings = tokenizer.encode_batch(prompted, add_special_tokens=False)
+                return [len(encoding.ids) for encoding in encodings]
             encoded = tokenizer(
                 prompted,
                 truncation=False,
@@ -247,9 +253,26 @@ def _folder_revision(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def _hub_revision(model: SentenceTransformer, asked: str | None) -> str:
-    """The commit that was loaded, where the model says it; a branch means another one tomorrow."""
+def _hub_revision(model: SentenceTransformer, id: str, asked: str | None) -> str:
+    """The commit that was loaded, where the model or the cache of the Hub's files says it; a branch means another one
+    tomorrow."""
     transformer = model.transformers_model
     # The configuration carries it only where the model came from the Hub.
     commit = None if transformer is None else vars(transformer.config).get("_commit_hash")
-    return str(commit or asked or "main")
+    return str(commit or _cached_commit(id, asked) or asked or "main")
+
+
+def _cached_commit(id: str, asked: str | None) -> str | None:
+    """The commit whose files lie in the cache for this branch: a static embedder has no configuration that says it."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    folder = os.environ.get("SENTENCE_TRANSFORMERS_HOME")  # which sentence-transformers takes before the Hub's own
+    for name in ("modules.json", "config_sentence_transformers.json", "config.json"):
+        try:
+            found = try_to_load_from_cache(id, name, cache_dir=folder, revision=asked)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):  # .../snapshots/COMMIT/NAME
+            return Path(found).parent.name
+    return None

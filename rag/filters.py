@@ -22,8 +22,12 @@ Numbers compare with numbers, texts with texts (by code points) and booleans wit
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
+import re
+import threading
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -43,6 +47,10 @@ _COLUMNS = {
 _COMPARISONS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<=", "glob": "GLOB"}
 _OPERATORS = ("eq", "ne", "in", "not_in", "gt", "gte", "lt", "lte", "glob", "exists")
 _LONGEST_PATTERN = 1000
+# A name that a path of SQLite's can quote as it is, and that JSON writes as it is.
+_PLAIN_NAME = re.compile(r"[ !#-\[\]-~]+")
+# Chunk ids, of eight bytes, that are kept for filters that are asked again; the latest are kept in any case.
+_MOST_KEPT = 1 << 22
 
 
 def check_filter(filter: object) -> Filter:
@@ -60,31 +68,62 @@ def check_filter(filter: object) -> Filter:
     return filter
 
 
-def allowed_chunks(store: Store, filter: Filter | None, documents: Collection[str] | None) -> Ids | None:
-    """int64 ascending: the chunks of the documents that the filter allows and that are among `documents`; None where
-    neither says anything. Call it in a snapshot.
+class AllowedChunks:
+    """The chunks that filters allow. What the latest ones allowed in one generation is kept, so that a filter that is
+    asked again costs no look at the documents. Safe to use from several threads."""
 
-    Raises:
-        RagRequestError: the filter is not in this language, asks for metadata that no document has, or `documents`
-            names one that the index does not hold.
-    """
-    if filter is None and documents is None:
-        return None
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._token = ""
+        self._kept: OrderedDict[bytes, Ids] = OrderedDict()
+
+    def find(self, store: Store, filter: Filter | None, documents: Collection[str] | None) -> Ids | None:
+        """int64 ascending, not to be written into: the chunks of the documents that the filter allows and that are
+        among `documents`; None where neither says anything. Call it in a snapshot.
+
+        Raises:
+            RagRequestError: the filter is not in this language, asks for metadata that no document has, or `documents`
+                names one that the index does not hold.
+        """
+        if filter is None and documents is None:
+            return None
+        asked = {name: _operations(name, condition) for name, condition in check_filter(filter or {}).items()}
+        wanted = None if documents is None else sorted(documents)
+        key = hashlib.sha256(json.dumps([asked, wanted], sort_keys=True).encode("ascii")).digest()
+        token = store.token
+        with self._lock:
+            if token != self._token:
+                self._token = token
+                self._kept.clear()
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = _look_up(store, asked, wanted)
+        with self._lock:
+            if token == self._token:
+                self._kept[key] = found
+                while len(self._kept) > 1 and sum(map(len, self._kept.values())) > _MOST_KEPT:
+                    self._kept.popitem(last=False)
+        return found
+
+
+def _look_up(store: Store, asked: Mapping[str, list[tuple[str, object]]], documents: list[str] | None) -> Ids:
     conditions: list[str] = []
     values: list[object] = []
     if documents is not None:
         _check_documents(store, documents)
         conditions.append("documents.id IN (SELECT value FROM json_each(?))")
-        values.append(json.dumps(sorted(documents)))
-    for name, condition in check_filter(filter or {}).items():
+        values.append(json.dumps(documents))
+    for name, operations in asked.items():
         _check_name(store, name)
-        for operator, operand in _operations(name, condition):
+        for operator, operand in operations:
             sql, bound = _as_sql(name, operator, operand)
             conditions.append(sql)
             values += bound
     holding = " AND ".join(f"({condition})" for condition in conditions) or "1"
-    query = f"SELECT chunks.id FROM documents JOIN chunks ON chunks.document = documents.key WHERE {holding}"
-    blocks = [np.array(block, dtype=np.int64).ravel() for block in store.database.blocks(query, values, 65536)]
+    # A cross join reads the documents first: the filter is asked once for each of them, and not for each chunk.
+    query = f"SELECT chunks.id FROM documents CROSS JOIN chunks ON chunks.document = documents.key WHERE {holding}"
+    blocks = [np.fromiter((row[0] for row in block), np.int64) for block in store.database.blocks(query, values, 65536)]
     return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *blocks]))
 
 
@@ -134,24 +173,52 @@ def _scalar(where: str, value: object) -> Scalar:
 
 
 def _as_sql(name: str, operator: str, operand: object) -> tuple[str, list[object]]:
-    """A condition over the table documents, and the values of its question marks."""
+    """A condition over the table documents that is 0 or 1, and the values of its question marks."""
     if operator in ("ne", "not_in"):
         sql, values = _as_sql(name, "eq" if operator == "ne" else "in", operand)
         return f"NOT ({sql})", values
     if operator == "in":
-        parts = [_as_sql(name, "eq", entry) for entry in operand] if isinstance(operand, list) else []
-        return " OR ".join(sql for sql, _ in parts) or "0", [value for _, values in parts for value in values]
+        return _one_of(name, operand if isinstance(operand, list) else [])
     if operator == "exists":
         if name in _COLUMNS:
             return str(int(bool(operand))), []
-        there = "EXISTS (SELECT 1 FROM json_each(documents.metadata) WHERE key = ?)"
-        return there if operand else f"NOT {there}", [name]
+        there, values = _held(name)
+        return there if operand else f"NOT {there}", values
     comparison = _COMPARISONS[operator]
     if name in _COLUMNS:
         return (f"{_COLUMNS[name]} {comparison} ?", [operand]) if isinstance(operand, str) else ("0", [])
-    kinds = _json_types(operand)
-    held = f"key = ? AND type IN ({kinds}) AND atom {comparison} ?"
-    return f"EXISTS (SELECT 1 FROM json_each(documents.metadata) WHERE {held})", [name, operand]
+    return _held(name, _json_types(operand), f"{comparison} ?", [operand])
+
+
+def _one_of(name: str, operands: Sequence[object]) -> tuple[str, list[object]]:
+    """One list for each kind of values: a condition for each value would be deeper than SQLite reads."""
+    if name in _COLUMNS:
+        texts = json.dumps([operand for operand in operands if isinstance(operand, str)])
+        return f"{_COLUMNS[name]} IN (SELECT value FROM json_each(?))", [texts]
+    kinds: dict[str, list[object]] = {}
+    for operand in operands:
+        kinds.setdefault(_json_types(operand), []).append(operand)
+    conditions: list[str] = []
+    values: list[object] = []
+    for types, alike in kinds.items():
+        # JSON's true and false are 1 and 0 by either way, and numbers are read alike there and in the metadata.
+        sql, bound = _held(name, types, "IN (SELECT value FROM json_each(?))", [json.dumps(alike)])
+        conditions.append(sql)
+        values += bound
+    return " OR ".join(conditions) or "0", values
+
+
+def _held(name: str, types: str = "", compared: str = "", values: Sequence[object] = ()) -> tuple[str, list[object]]:
+    """That a document's metadata hold this name, with a value of these types, if given, that compares so."""
+    if _PLAIN_NAME.fullmatch(name):  # by a path, which can quote it: several times as fast as listing the metadata
+        path = f'$."{name}"'
+        if not types:
+            return "(json_type(documents.metadata, ?) IS NOT NULL)", [path]
+        typed = f"json_type(documents.metadata, ?) IN ({types})"
+        # Without the key this would be NULL, which no NOT turns round.
+        return f"(({typed} AND json_extract(documents.metadata, ?) {compared}) IS TRUE)", [path, path, *values]
+    held = f"key = ? AND type IN ({types}) AND atom {compared}" if types else "key = ?"
+    return f"EXISTS (SELECT 1 FROM json_each(documents.metadata) WHERE {held})", [name, *values]
 
 
 def _json_types(operand: object) -> str:
@@ -173,8 +240,10 @@ def _check_name(store: Store, name: str) -> None:
     """A name that no document has is a typing error sooner than a wish for nothing."""
     if name in _COLUMNS:
         return
-    there = "SELECT 1 FROM documents, json_each(documents.metadata) WHERE json_each.key = ? LIMIT 1"
-    if store.database.rows(there, [name]) or not store.database.rows("SELECT 1 FROM documents LIMIT 1"):
+    there, values = _held(name)
+    if store.database.rows(f"SELECT 1 FROM documents WHERE {there} LIMIT 1", values):
+        return
+    if not store.database.rows("SELECT 1 FROM documents LIMIT 1"):
         return
     rows = store.database.rows("SELECT DISTINCT json_each.key FROM documents, json_each(documents.metadata)")
     known = [*_COLUMNS, *sorted(str(row[0]) for row in rows)]

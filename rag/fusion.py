@@ -13,7 +13,7 @@ _RANK_OFFSET = 60
 def convex(dense: Scores, lexical: Scores, dense_weight: float) -> Scores:
     """float64 [n], from 0 to 1: either arm stretched over these candidates to 0..1, and added with the weights
     `dense_weight` and one minus it. A lexical score of 0 says that there is no common word."""
-    return dense_weight * _stretched(dense) + (1 - dense_weight) * _stretched(lexical)
+    return dense_weight * stretched(dense) + (1 - dense_weight) * stretched(lexical)
 
 
 def reciprocal_ranks(dense: Scores, lexical: Scores) -> Scores:
@@ -23,14 +23,14 @@ def reciprocal_ranks(dense: Scores, lexical: Scores) -> Scores:
     return ranked + np.where(lexical > 0, 1 / (_RANK_OFFSET + _ranks(lexical)), 0.0)
 
 
-def _stretched(scores: Scores) -> Scores:
-    """To 0..1 by minimum and maximum; equal scores say nothing, and count as 1, or as 0 for no match at all."""
+def stretched(scores: Scores) -> Scores:
+    """float64 [n]: to 0..1 by minimum and maximum; equal scores say nothing, and count as 1, or as 0 for no match."""
     if not len(scores):
         return scores
     low, high = float(scores.min()), float(scores.max())
     if high > low:
-        stretched: Scores = (scores - low) / (high - low)
-        return stretched
+        between: Scores = (scores - low) / (high - low)
+        return between
     return np.where(scores > 0, 1.0, 0.0)
 
 

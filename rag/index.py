@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,23 +11,22 @@ from types import TracebackType
 
 from rag.chunking import Chunk, ChunkSettings
 from rag.corpus import Corpus, Document
-from rag.database import DatabaseBusyError
-from rag.embedded_file import NAME as EMBEDDED
+from rag.database import DatabaseBusyError, NotWrittenError
 from rag.embedder import Embedder, Progress
 from rag.errors import RagRequestError
+from rag.filters import AllowedChunks
+from rag.index_files import DATABASE, own_files, repair_leftovers
 from rag.layout import IndexSettings
 from rag.lexical import LexicalIndex
 from rag.manifest import Manifest
 from rag.mapped import DamagedFileError
 from rag.repair import put_derived_in_place
 from rag.search import Hit, SearchSettings, encode_queries, search_store
-from rag.store import Store
+from rag.store import Store, WrongIdError
 from rag.sync import SyncReport, sync_store
 from rag.vectors import VectorIndex, is_in_place
-from rag.verification import DATABASE, verify_store
+from rag.verification import verify_store
 from rag.writer_lock import writing
-
-_OWN = (DATABASE, "vectors-", "lexical-", "repaired.sqlite", EMBEDDED)
 
 
 class Index:
@@ -45,6 +43,7 @@ class Index:
         self._store, self._embedder = store, embedder
         self._vectors: VectorIndex | None = None
         self._lexical: LexicalIndex | None = None
+        self._allowed = AllowedChunks()
         self._lock = threading.RLock()
 
     @classmethod
@@ -151,7 +150,7 @@ class Index:
     def chunks(self, documents: Collection[str] | None = None) -> list[Chunk]:
         """The chunks of these document ids, or all, by document id and position."""
         with self._store.database.snapshot():
-            ids = None if documents is None else self._store.chunk_ids(documents)
+            ids = None if documents is None else self._store.chunk_ids(_check_ids(documents))
             return [stored.chunk for stored in self._store.chunks(ids)]
 
     def sync(self, corpus: Corpus, progress: Progress | None = None) -> SyncReport:
@@ -161,14 +160,24 @@ class Index:
 
         Raises:
             RagRequestError: the index was opened without an embedder, or two documents share an id.
-            RagError: another process writes, the disk is full, or the folder is read-only; nothing committed is lost.
+            RagError: another process writes, the disk is full, the folder is read-only, or it was deleted or made anew
+                since this index was opened; nothing committed is lost.
         """
         embedder = self._needed_embedder("sync")
         self._store.database.check_writable()
+        self._store.database.check_in_place()  # first: taking the lock would make a folder that is gone
         with writing(self.folder, self._wait_seconds):
+            self._store.database.check_in_place()
             report = sync_store(self._store, embedder, corpus, self.folder, progress)
-            self._store.database.settle()
-            put_derived_in_place(self.folder, self._store)
+            try:
+                self._store.database.settle()
+                put_derived_in_place(self.folder, self._store)
+            except NotWrittenError as error:
+                raise NotWrittenError(
+                    f"the sync is done: {self.folder} holds it as generation {report.generation}, and can be searched. "
+                    f"What is derived from the database could not be written, and will be made later: {error}"
+                ) from error
+            self._store.database.check_in_place()
         return report
 
     def search(
@@ -184,19 +193,25 @@ class Index:
         restricts to these document ids. How hits are ranked: `rag.search.search_store`.
 
         Raises:
-            RagRequestError: the index was opened without an embedder, holds no such document, or the filter is wrong.
+            RagRequestError: the index was opened without an embedder or has been closed, holds no such document, or the
+                filter is wrong.
         """
         settings = SearchSettings() if settings is None else settings
         cleaned, encoded = encode_queries(self._needed_embedder("search"), queries)
         store = self._store
+        if documents is not None:
+            _check_ids(documents)
         with store.database.snapshot():
             vectors = self._current_vectors()
             lexical = None if settings.mode == "dense" else self._current_lexical()
             try:
-                return search_store(store, vectors, lexical, cleaned, encoded, settings, documents)
-            except DamagedFileError:  # where it had to be read; the database says all that was in it
+                found = search_store(store, vectors, lexical, cleaned, encoded, settings, documents, self._allowed)
+            except DamagedFileError as error:  # where it had to be read; the database says all that was in it
                 self._lexical = lexical = LexicalIndex.build(store)
-                return search_store(store, vectors, lexical, cleaned, encoded, settings, documents)
+                if isinstance(error, WrongIdError):
+                    vectors = self._vectors_made_anew()
+                found = search_store(store, vectors, lexical, cleaned, encoded, settings, documents, self._allowed)
+        return found()  # outside: a reranker takes its time, and others search and write meanwhile
 
     def verify(self) -> None:
         """Checks everything, as `rag.verification.verify_index` does.
@@ -220,12 +235,22 @@ class Index:
         """The vectors of the generation that the snapshot sees: from its file, from one of another generation with what
         changed since, or built in memory."""
         with self._lock:
-            if self._vectors is None or self._vectors.generation != self._store.generation:
+            if self._vectors is None or self._vectors.token != self._store.token:
                 self._vectors = (
                     VectorIndex.read(self.folder, self._store)
                     or VectorIndex.read_any(self.folder, self._store)
                     or VectorIndex.build(self._store)
                 )
+            return self._vectors
+
+    def _vectors_made_anew(self) -> VectorIndex:
+        """From the database, because the file of the snapshot's generation names a chunk that there is not. The file
+        goes, so that the next opening makes it anew."""
+        with self._lock:
+            self._vectors = VectorIndex.build(self._store)
+            if self._store.database.writable:
+                with suppress(DatabaseBusyError, OSError), writing(self.folder, 0):
+                    (self.folder / f"vectors-{self._vectors.generation}.faiss").unlink(missing_ok=True)
             return self._vectors
 
     def _current_lexical(self) -> LexicalIndex:
@@ -236,20 +261,39 @@ class Index:
 
     def _put_files_in_place(self) -> None:
         """Makes the derived files where they are missing, damaged or of another generation, and takes away what a
-        killed writer left. Whoever holds the writer lock is syncing, and will do it then."""
+        killed writer left. Whoever holds the writer lock is syncing, and will do it then. Without room on the disk
+        the index is read without the files, as on a read-only one."""
         store = self._store
         with store.database.snapshot():
             self._vectors = VectorIndex.read(self.folder, store)
-            whole = self._vectors is not None and LexicalIndex.read(self.folder, store) is not None
-            if (whole and is_in_place(self.folder, store)) or not store.database.writable:
+            lexical = LexicalIndex.read(self.folder, store)
+            whole = self._vectors is not None and is_in_place(self.folder, store)
+            whole = whole and lexical is not None and not lexical.leftovers(self.folder)
+            if (whole and not repair_leftovers(self.folder)) or not store.database.writable:
                 return
-        with suppress(DatabaseBusyError), writing(self.folder, 0):
+        with suppress(DatabaseBusyError, NotWrittenError), writing(self.folder, 0):
             put_derived_in_place(self.folder, store)
             self._vectors = None
 
 
-def remove_index(folder: Path) -> None:
-    """Takes away every file that an index consists of, and nothing else that lies in the folder."""
-    for path in list(folder.iterdir()):
-        if path.name.startswith(_OWN):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def remove_index(folder: Path, wait_seconds: float = 10.0) -> None:
+    """Takes away every file that an index consists of, by its exact name, and nothing else that lies in the folder. Who
+    has the index open should close it before.
+
+    Raises:
+        RagError: another process writes, or the folder is read-only.
+    """
+    if not folder.is_dir():
+        return
+    with writing(folder, wait_seconds):
+        for path in own_files(folder):
+            path.unlink(missing_ok=True)
+
+
+def _check_ids(ids: Collection[str]) -> Collection[str]:
+    for id in ids:
+        try:
+            id.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RagRequestError(f"the index holds no document {id!r}, which is no text in UTF-8") from None
+    return ids

@@ -20,13 +20,12 @@ import numpy as np
 
 from rag.analysis import ANALYSIS_VERSION
 from rag.bm25 import Bm25, Question, Scores, Segment
-from rag.database import explained
-from rag.errors import RagError
+from rag.database import NotWrittenError, explained
 from rag.mapped import ArrayFile, DamagedFileError, Stored, write_arrays
 from rag.postings import Ids, Mask, Postings, count_terms, joined
 from rag.store import Store
 
-_FILE = re.compile(r"lexical-(\d+)\.postings(\.tmp)?")
+NAME = re.compile(r"lexical-(\d+)\.postings(\.tmp)?")
 _TEXTS_AT_ONCE = 4096
 # Up to here everything becomes one file again at once; it takes a second.
 _SMALL = 10_000
@@ -37,9 +36,11 @@ _CHECKED_AT_ONCE = ("ids", "lengths", "vocabulary", "bounds", "starts", "peaks")
 class LexicalIndex:
     """BM25 over the chunks of one generation: heading path and text. Safe to use from several threads."""
 
-    def __init__(self, generation: int, base_generation: int, base: Segment, changes: Postings | None) -> None:
+    def __init__(
+        self, token: str, generation: int, base_generation: int, base: Segment, changes: Postings | None
+    ) -> None:
         """Use `build`, `read` or `current`."""
-        self.generation = generation
+        self.token, self.generation = token, generation
         self._base_generation, self._base, self._changes = base_generation, base, changes
         self._bm25 = Bm25([base] + ([] if changes is None else [Segment.of(changes)]))
 
@@ -47,13 +48,13 @@ class LexicalIndex:
     def build(cls, store: Store) -> LexicalIndex:
         """From the store's texts, in memory; call it in a snapshot."""
         generation = store.generation
-        return cls(generation, generation, Segment.of(_counted(store, store.all_ids())), None)
+        return cls(store.token, generation, generation, Segment.of(_counted(store, store.all_ids())), None)
 
     @classmethod
     def read(cls, folder: Path, store: Store) -> LexicalIndex | None:
         """From the file of the store's generation; None where it is missing, damaged or another's."""
         try:
-            found = _read(folder, store.manifest.index_id, store.generation)
+            found = _read(folder, store, store.generation)
         except (DamagedFileError, OSError):
             return None
         return found if found._bm25.size == store.count_chunks() else None
@@ -62,15 +63,16 @@ class LexicalIndex:
     def current(cls, folder: Path, store: Store, loaded: LexicalIndex | None = None) -> LexicalIndex:
         """The store's generation: what is loaded already, or from its file, or what is there of another generation
         with the chunks since, or built anew. Call it in a snapshot."""
-        generation = store.generation
-        if loaded is not None and loaded.generation == generation:
+        if loaded is not None and loaded.token == store.token:
             return loaded
+        if loaded is not None and loaded.token != store.token_of(loaded.generation):
+            loaded = None  # the database was replaced by one that became another
         found = cls.read(folder, store)
         if found is not None:
             return found
         for other in [None] if loaded is not None else sorted(_generations(folder), reverse=True):
             with suppress(DamagedFileError, OSError):
-                older = loaded if other is None else _read(folder, store.manifest.index_id, other)
+                older = loaded if other is None else _read(folder, store, other)
                 if older is not None:
                     return older.caught_up(store)
         return cls.build(store)
@@ -93,22 +95,22 @@ class LexicalIndex:
             parts.append((fresh, np.ones(fresh.size, dtype=np.bool_)))
         news = sum(int(np.count_nonzero(kept)) for _, kept in parts)
         changed = news + base.size - int(np.count_nonzero(alive))
-        generation = store.generation
+        token, generation = store.token, store.generation
         if base.size <= _SMALL or changed > _MOST_CHANGED * base.size:
             base.check_all()
             whole = Segment.of(joined([(base, alive), *parts]))
-            return LexicalIndex(generation, generation, whole, None)
+            return LexicalIndex(token, generation, generation, whole, None)
         segment = self._base
         if not np.array_equal(alive, _alive(segment)):
             base.check_all()
             segment = Segment.of(base, alive)
-        return LexicalIndex(generation, self._base_generation, segment, joined(parts) if news else None)
+        return LexicalIndex(token, generation, self._base_generation, segment, joined(parts) if news else None)
 
-    def write(self, folder: Path, index_id: str) -> None:
+    def write(self, folder: Path) -> None:
         """Puts the file in place whole or not at all, and takes away those that are needed no more.
 
         Raises:
-            RagError: the disk is full or cannot be written.
+            NotWrittenError: the disk is full or cannot be written.
         """
         path = folder / f"lexical-{self.generation}.postings"
         whole = self._base_generation == self.generation
@@ -125,15 +127,23 @@ class LexicalIndex:
             }
         try:
             with explained(path, 0):
-                write_arrays(path, index_id, self.generation, described, arrays)
-                for other in folder.iterdir():
-                    match = _FILE.fullmatch(other.name)
-                    if match and (match[2] or int(match[1]) not in (self.generation, self._base_generation)):
-                        other.unlink(missing_ok=True)
+                write_arrays(path, self.token, self.generation, described, arrays)
+                self.remove_leftovers(folder)
         except OSError as error:
-            raise RagError(
+            raise NotWrittenError(
                 f"{path} cannot be written: {error}. The index itself is whole: this file will be made again from it"
             ) from error
+
+    def leftovers(self, folder: Path) -> list[Path]:
+        """Files of the kind that this one does not read from: of other generations, and half written ones."""
+        used = {f"lexical-{generation}.postings" for generation in (self.generation, self._base_generation)}
+        return sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.name not in used)
+
+    def remove_leftovers(self, folder: Path) -> None:
+        """Call it with the writer lock held. Whoever has one of them open keeps it until then."""
+        for path in self.leftovers(folder):
+            with suppress(OSError):  # Windows keeps a mapped file; the next writer takes it away
+                path.unlink()
 
     @property
     def size(self) -> int:
@@ -176,29 +186,30 @@ class LexicalIndex:
         return [] if same else ["the postings file differs from the database"]
 
 
-def _read(folder: Path, index_id: str, generation: int) -> LexicalIndex:
+def _read(folder: Path, store: Store, generation: int) -> LexicalIndex:
     """From this generation's file and the one it names.
 
     Raises:
         DamagedFileError, OSError: one of them is damaged, another's, or not there.
     """
-    file = _opened(folder, index_id, generation)
+    file = _opened(folder, store, generation)
     base_generation = file.described["base"]
     if base_generation == generation:
-        return LexicalIndex(generation, generation, Segment.of(_mapped(file)), None)
-    base = Segment.of(_mapped(_opened(folder, index_id, base_generation)))
+        return LexicalIndex(file.token, generation, generation, Segment.of(_mapped(file)), None)
+    base = Segment.of(_mapped(_opened(folder, store, base_generation)))
     if "gone" in file:
         alive = np.ones(base.postings.size, dtype=np.bool_)
         alive[file.array("gone").astype(np.int64)] = False
         gone_terms, gone_times = (file.array(name).astype(np.int32) for name in ("gone_terms", "gone_times"))
         base = Segment(base.postings, alive, gone_terms, gone_times)
-    return LexicalIndex(generation, base_generation, base, _mapped(file) if "ids" in file else None)
+    return LexicalIndex(file.token, generation, base_generation, base, _mapped(file) if "ids" in file else None)
 
 
-def _opened(folder: Path, index_id: str, generation: int) -> ArrayFile:
+def _opened(folder: Path, store: Store, generation: int) -> ArrayFile:
     file = ArrayFile(folder / f"lexical-{generation}.postings")
-    if (file.index_id, file.generation, file.described["analysis"]) != (index_id, generation, ANALYSIS_VERSION):
-        raise DamagedFileError(f"{file.path} is of another index or version")
+    wanted = (store.token_of(generation), generation, ANALYSIS_VERSION)
+    if (file.token, file.generation, file.described["analysis"]) != wanted:
+        raise DamagedFileError(f"{file.path} is of another index, history or version")
     return file
 
 
@@ -220,7 +231,7 @@ def _mapped(file: ArrayFile) -> Postings:
 
 def _generations(folder: Path) -> list[int]:
     """Of the files that are there."""
-    matches = [_FILE.fullmatch(path.name) for path in folder.iterdir()]
+    matches = [NAME.fullmatch(path.name) for path in folder.iterdir()]
     return [int(match[1]) for match in matches if match and not match[2]]
 
 

@@ -20,7 +20,7 @@ class Manifest:
 
     format_version: int
     index_id: str
-    """Random, given once: tells the vectors file of this index from one of another."""
+    """Random, given once: tells what a killed sync of this index embedded from what one of another did."""
     embedder_name: str
     embedder_revision: str
     dimension: int

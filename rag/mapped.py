@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Stored = npt.NDArray[np.generic]
 
-_MARK = b"ragarrs1"
+_MARK = b"ragarrs2"
 _HEAD = struct.Struct("<8sII")  # the mark, the header's length and its CRC-32
 _ALIGNED = 64
 _BLOCK = 1 << 18
@@ -68,7 +68,7 @@ class ArrayFile:
         described = json.loads(header)
         if size != described["size"]:
             raise DamagedFileError(f"{path} has {size} bytes and should have {described['size']}")
-        self.index_id, self.generation = str(described["index_id"]), int(described["generation"])
+        self.token, self.generation = str(described["token"]), int(described["generation"])
         self.described: Mapping[str, int] = described["described"]
         self._places: Mapping[str, tuple[str, int, int]] = described["arrays"]
         # Seen as a plain array: a memmap's own slices are ten times slower, and there are many small ones.
@@ -104,7 +104,7 @@ class ArrayFile:
 
 
 def write_arrays(
-    path: Path, index_id: str, generation: int, described: Mapping[str, int], arrays: Mapping[str, Stored]
+    path: Path, token: str, generation: int, described: Mapping[str, int], arrays: Mapping[str, Stored]
 ) -> None:
     """Puts one-dimensional arrays into a file, whole or not at all; `described` are numbers that go with them.
 
@@ -125,20 +125,24 @@ def write_arrays(
         places[name] = (part.dtype.str, len(part), end)
         end = _aligned(end + part.nbytes)
     header = json.dumps(
-        {"index_id": index_id, "generation": generation, "described": about, "arrays": places, "size": end}
+        {"token": token, "generation": generation, "described": about, "arrays": places, "size": end}
     ).encode("ascii")
     if _HEAD.size + len(header) > room:
         raise ValueError(f"the names of {path}'s arrays are too long")
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(_HEAD.pack(_MARK, len(header), zlib.crc32(header)) + header)
-        for name, part in parts.items():
-            file.seek(places[name][2])
-            file.write(part.data)
-        file.truncate(end)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(_HEAD.pack(_MARK, len(header), zlib.crc32(header)) + header)
+            for name, part in parts.items():
+                file.seek(places[name][2])
+                file.write(part.data)
+            file.truncate(end)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk, half a file is what others lack room for
+        raise
 
 
 def _unpacked(head: bytes, path: Path) -> tuple[bytes, int, int]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import PurePath
 
 from rag.corpus import Document, Metadata, Section
 from rag.readers.draft import one_line, scalars
+from rag.segments import FENCE, line_spans
 
 _ATX = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*$")
-_FENCE = re.compile(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})")
 _CONTAINER = re.compile(r" {0,3}(?:>|[-+*](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$))")
 _RULE = re.compile(r" {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$")
 _FRONT_MATTER_END = re.compile(r"(?:---|\.\.\.)[ \t]*$")
@@ -44,7 +45,8 @@ class Heading:
 
 
 def parse_markdown(id: str, text: str) -> Document:
-    """A document whose sections are the bodies under its headings, text before the first heading included.
+    """A document whose sections are the bodies under its headings, text before the first heading included. Of a heading
+    with nothing under it, not even another heading, the section is the line that writes it.
 
     The title is the front matter's `title`, else the first level-1 heading, else the file's name. A heading path starts
     at the level-1 heading above, or at the title where there is none. Metadata are what else the front matter says.
@@ -59,12 +61,16 @@ def parse_markdown(id: str, text: str) -> Document:
     stack: list[Heading] = []
     if not headings or text[body_start : headings[0].start].strip():
         sections.append(Section((title,), body_start, headings[0].start if headings else len(text)))
-    ends = [heading.start for heading in headings[1:]] + [len(text)]
-    for heading, end in zip(headings, ends, strict=False):
+    for heading, following in zip_longest(headings, headings[1:]):
+        end = len(text) if following is None else following.start
         stack = [*(above for above in stack if above.level < heading.level), heading]
         names = [above.text for above in stack if above.text]
         path = names if stack[0].level == 1 and names else [title, *names]
-        sections.append(Section(tuple(path), heading.end, end))
+        alone = following is None or following.level <= heading.level
+        if alone and heading.text and not text[heading.end : end].strip():
+            sections.append(Section(tuple(path), heading.start, heading.end))
+        else:
+            sections.append(Section(tuple(path), heading.end, end))
     return Document(id, title, text, tuple(sections), metadata=_metadata(front_matter))
 
 
@@ -74,7 +80,7 @@ def find_headings(text: str, start: int = 0) -> Iterator[Heading]:
     html_end: re.Pattern[str] | None = None
     paragraph: int | None = None  # where the paragraph starts that a setext underline would turn into a heading
     in_container = False  # inside a list item or quotation, whose paragraphs reach to the next blank line
-    for line_start, line_end in _lines(text, start):
+    for line_start, line_end in line_spans(text, (start, len(text))):
         line = text[line_start:line_end].rstrip("\n")
         if fence is not None:
             if _closes(line, fence):
@@ -84,7 +90,7 @@ def find_headings(text: str, start: int = 0) -> Iterator[Heading]:
             if html_end.search(line):
                 html_end = None
             continue
-        opening = _FENCE.match(line)
+        opening = FENCE.match(line)
         atx = _ATX.match(line)
         setext = _SETEXT.match(line)
         if not line.strip():
@@ -127,7 +133,7 @@ def _front_matter(text: str) -> tuple[int, str | None, str]:
     """(where the Markdown starts, the title the front matter gives, the front matter); (0, None, "") without one."""
     title: str | None = None
     first = 0
-    for number, (start, end) in enumerate(_lines(text, 0)):
+    for number, (start, end) in enumerate(line_spans(text, (0, len(text)))):
         line = text[start:end].rstrip("\n")
         if number == 0:
             if line.rstrip() != "---":
@@ -179,12 +185,3 @@ def _scalar(tag: str, written: str) -> object:
     if kind == "bool":
         return written.lower() in ("true", "yes", "on")
     return None if kind == "null" else written
-
-
-def _lines(text: str, start: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of each line, its newline included. Only "\\n" ends a line: form feeds and such stay inside."""
-    while start < len(text):
-        found = text.find("\n", start)
-        end = len(text) if found < 0 else found + 1
-        yield start, end
-        start = end

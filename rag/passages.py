@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rag.store import Store, StoredChunk
@@ -17,23 +17,32 @@ class Passage:
     text: str
 
 
-def passages(store: Store, hits: Sequence[StoredChunk], neighbours: int) -> list[Passage]:
-    """For each hit, best first, its chunk with up to `neighbours` before and after, and what stands between them (the
-    headings). What an earlier hit shows is not shown again: no two of these spans overlap, but for chunks that are hits
-    themselves and lie within each other. Call it in a snapshot."""
-    if not neighbours:
+def read_around(store: Store, chunks: Sequence[StoredChunk], neighbours: int) -> dict[int, Passage]:
+    """Chunk id -> the chunk with up to `neighbours` before and after, and what stands between them (the headings); of
+    no chunk where there are to be no neighbours. Call it in a snapshot."""
+    found: dict[int, Passage] = {}
+    for stored in chunks if neighbours else ():
+        start, end = _around(store, stored, neighbours)
+        found[stored.id] = Passage(start, end, _text(store, stored.chunk.document_id, start, end))
+    return found
+
+
+def passages(hits: Sequence[StoredChunk], around: Mapping[int, Passage]) -> list[Passage]:
+    """For each hit, best first, its own chunk, or what `read_around` gave for it. What an earlier hit shows is then not
+    shown again: no two of these spans overlap, but for chunks that are hits themselves and lie within each other."""
+    if not around:
         return [Passage(hit.chunk.start, hit.chunk.end, hit.chunk.text) for hit in hits]
     spans_shown: dict[str, list[tuple[int, int]]] = {}
     found: list[Passage] = []
     for hit in hits:
         shown = spans_shown.setdefault(hit.chunk.document_id, [])
-        start, end = _around(store, hit, neighbours)
-        clear_start = max([start, *(last for first, last in shown if first <= hit.chunk.start)])
-        clear_end = min([end, *(first for first, _ in shown if first > hit.chunk.start)])
-        if clear_start >= clear_end:
-            clear_start, clear_end = hit.chunk.start, hit.chunk.end
-        shown.append((clear_start, clear_end))
-        found.append(Passage(clear_start, clear_end, _text(store, hit.chunk.document_id, clear_start, clear_end)))
+        whole = around[hit.id]
+        start = max([whole.start, *(last for first, last in shown if first <= hit.chunk.start)])
+        end = min([whole.end, *(first for first, _ in shown if first > hit.chunk.start)])
+        if start >= end:
+            start, end = hit.chunk.start, hit.chunk.end
+        shown.append((start, end))
+        found.append(Passage(start, end, whole.text[start - whole.start : end - whole.start]))
     return found
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag.database import Database
-from rag.errors import DamagedIndexError, RagError
+from rag.database import Database, check_place
+from rag.errors import DamagedIndexError
+from rag.index_files import DATABASE, REPAIRED, remove_repair_leftovers
+from rag.lexical import NAME as LEXICAL
 from rag.lexical import LexicalIndex
-from rag.store import Store
+from rag.store import Store, first_meta
 from rag.vectors import put_in_place
+from rag.vectors_file import NAME as VECTORS
 from rag.vectors_file import find_files
-from rag.verification import DATABASE, Finding, document_fault, document_keys, verify_index
+from rag.verification import Finding, document_fault, document_keys, verify_index
 from rag.writer_lock import writing
 
-_NEW = "repaired.sqlite"
 # Of one document, in the order in which they refer to one another.
 _ROWS = {
     "documents": "SELECT * FROM documents WHERE key = ?",
@@ -38,17 +39,19 @@ class Repair:
 def repair_index(folder: Path, wait_seconds: float = 10.0) -> Repair:
     """Verifies, and mends what was found. The full text and the files derived from the database are rebuilt from it.
     Where a row or a page of the database is damaged, the documents that are whole are copied into a new database, with
-    the vectors that they have. Nobody else should have the index open meanwhile: who has sees what was there before.
+    the vectors that they have, and this takes the place of the damaged one in one transaction.
 
     Raises:
         RagRequestError: there is no index.
-        RagError: too little of the database can be read to save anything; the disk is full; another process writes.
+        DamagedIndexError: too little of the database can be read to save anything.
+        RagError: the disk is full; another process writes; the folder is read-only.
     """
     path = folder / DATABASE
-    found = verify_index(folder, wait_seconds).findings
-    if not found:
-        return Repair((), (), ())
+    check_place(path)
     with writing(folder, wait_seconds):
+        found = verify_index(folder, wait_seconds, locked=True).findings
+        if not found:
+            return Repair((), (), ())
         dropped: list[str] = []
         rebuilt = [f"{finding.part}" for finding in found if finding.part in ("vectors file", "lexical file")]
         if any(finding.part in ("database", "document") for finding in found):
@@ -57,7 +60,10 @@ def repair_index(folder: Path, wait_seconds: float = 10.0) -> Repair:
         elif any(finding.part == "full text" for finding in found):
             _rebuild_full_text(path, wait_seconds)
             rebuilt.append("full text")
-        _remove_derived(folder, {"vectors file": "vectors-", "lexical file": "lexical-"}, rebuilt)
+        for part, name in (("vectors file", VECTORS), ("lexical file", LEXICAL)):
+            if part in rebuilt:
+                for file in [file for file in folder.iterdir() if name.fullmatch(file.name)]:
+                    file.unlink(missing_ok=True)
         store = Store.open(path, wait_seconds)
         try:
             put_derived_in_place(folder, store)
@@ -67,23 +73,20 @@ def repair_index(folder: Path, wait_seconds: float = 10.0) -> Repair:
 
 
 def put_derived_in_place(folder: Path, store: Store) -> None:
-    """Makes the files that are derived from the database, where they are not those of its generation; call it with the
-    writer lock held.
+    """Makes the files that are derived from the database, where they are not those of its generation, and takes away
+    what was left behind; call it with the writer lock held.
 
     Raises:
         RagError: the disk is full.
     """
     put_in_place(folder, store)
     with store.database.snapshot():
-        if LexicalIndex.read(folder, store) is None:
-            LexicalIndex.current(folder, store).write(folder, store.manifest.index_id)
-
-
-def _remove_derived(folder: Path, prefixes: dict[str, str], parts: Sequence[str]) -> None:
-    for part, prefix in prefixes.items():
-        if part in parts:
-            for path in folder.glob(f"{prefix}*"):
-                path.unlink()
+        index = LexicalIndex.read(folder, store)
+        if index is None:
+            LexicalIndex.current(folder, store).write(folder)
+        else:
+            index.remove_leftovers(folder)
+    remove_repair_leftovers(folder)
 
 
 def _rebuild_full_text(path: Path, wait_seconds: float) -> None:
@@ -97,32 +100,31 @@ def _rebuild_full_text(path: Path, wait_seconds: float) -> None:
 
 
 def _saved(path: Path, wait_seconds: float) -> list[str]:
-    """Puts a new database in the place of the damaged one, and gives the ids of the documents that are not in it."""
+    """Puts all that is whole into the place of the damaged database, and gives the ids of the documents that are not
+    in it any more.
+
+    The copy is made in a database of its own, and then taken over in one transaction of the damaged one. Its file and
+    its journal so stay together at every moment: a stop leaves what was there before, or what is there afterwards.
+    """
+    remove_repair_leftovers(path.parent)
     old = Database.open(path, wait_seconds, checked=False)
-    new_path = path.with_name(_NEW)
-    _remove_database(new_path)
     try:
         try:
             store = Store(old)
         except DamagedIndexError as error:
-            raise RagError(f"{path} cannot be repaired, since what it was made with cannot be read: {error}") from error
-        meta = _meta(store, path.parent)
-        new = Database.open(new_path, wait_seconds, meta)
+            raise DamagedIndexError(
+                f"{path} cannot be repaired, since what it was made with cannot be read: {error}"
+            ) from error
+        new = Database.open(path.with_name(REPAIRED), wait_seconds, _meta(store, path.parent))
         try:
             dropped = _copy(store, new)
-            new.settle()
+            old.take_over(new)
         finally:
             new.close()
-    except BaseException:
-        _remove_database(new_path)
-        raise
+        old.settle()
     finally:
         old.close()
-    # From here on the new file is whole. A stop between these lines leaves the damaged one, and repairing starts anew.
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    new_path.replace(path)
-    _remove_database(new_path)
+        remove_repair_leftovers(path.parent)
     return dropped
 
 
@@ -134,8 +136,7 @@ def _meta(store: Store, folder: Path) -> dict[str, str]:
         asked = store.layout.type
     except DamagedIndexError:
         asked = "auto"
-    generation = str(max(generations) + 1)
-    return {"manifest": store.manifest.to_json(), "generation": generation, "chunks": "0", "type": asked}
+    return first_meta(store.manifest, asked, max(generations) + 1)
 
 
 def _copy(store: Store, new: Database) -> list[str]:
@@ -150,8 +151,9 @@ def _copy(store: Store, new: Database) -> list[str]:
                 try:
                     for table, query in _ROWS.items():
                         rows = old.rows(query, [key])
-                        marks = ", ".join("?" * len(rows[0])) if rows else ""
-                        new.execute_many(f"INSERT INTO {table} VALUES ({marks})", rows)
+                        if rows:  # a document without text has no chunks
+                            marks = ", ".join("?" * len(rows[0]))
+                            new.execute_many(f"INSERT INTO {table} VALUES ({marks})", rows)
                 except DamagedIndexError as error:
                     new.execute("ROLLBACK TO document")
                     fault = str(error)
@@ -170,8 +172,3 @@ def _never_again(old: Database, new: Database) -> None:
     except DamagedIndexError:
         return
     new.execute_many("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", last)
-
-
-def _remove_database(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)

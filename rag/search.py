@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from rag.analysis import terms
 from rag.bm25 import Scores
-from rag.chunking import Chunk
-from rag.corpus import Metadata
 from rag.diversity import Candidate, choose
 from rag.embedder import Embedder, Vectors
 from rag.errors import RagRequestError
-from rag.filters import Filter, allowed_chunks, check_filter
+from rag.filters import AllowedChunks, Filter, check_filter
 from rag.fusion import convex, reciprocal_ranks
+from rag.hits import Hit, hits_of, ranked
 from rag.lexical import LexicalIndex
-from rag.passages import passages
+from rag.passages import Passage, passages, read_around
 from rag.rerank import Reranker, checked_scores
 from rag.store import Ids, Store, StoredChunk
 from rag.vectors import VectorIndex
 
+__all__ = ["Fusion", "Hit", "Mode", "SearchSettings", "encode_queries", "query_terms", "search_store"]
+
 Mode = Literal["hybrid", "dense", "lexical"]
 Fusion = Literal["convex", "rrf"]
+Rows = Mapping[int, StoredChunk]
 
 # The candidates of either arm; and the most, where caps and thresholds leave too few.
 _DEPTH = 100
 _DEEPEST = 10_000
 _MOST_TERMS = 200
+_MOST_NEIGHBOURS = 1_000
 
 
 @dataclass(frozen=True)
@@ -65,33 +68,13 @@ class SearchSettings:
         _at_least("rerank_candidates", self.rerank_candidates, 1)
         _at_least("per_document", 1 if self.per_document is None else self.per_document, 1)
         _at_least("neighbours", self.neighbours, 0)
+        if self.neighbours > _MOST_NEIGHBOURS:
+            raise RagRequestError(f"search.neighbours is {self.neighbours}; it must be at most {_MOST_NEIGHBOURS}")
         _within("dense_weight", self.dense_weight, 0, 1)
         _within("diversity", self.diversity, 0, 1)
         if self.filter is not None:
             check_filter(self.filter)
         _within("min_similarity", 0 if self.min_similarity is None else self.min_similarity, -1, 1)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One chunk found, and the passage around it that is shown.
-
-    `score` is what the ranking went by: the similarity (dense), BM25 (lexical), the fused score (hybrid) or the
-    reranker's score. `similarity` is the cosine to the query, from -1 to 1. Higher is better. `rank` counts from 1.
-    `text` is the document's `text[start:end]`: the chunk's own, with its neighbours where they were asked for.
-    `source` and `metadata` are the document's.
-    """
-
-    chunk: Chunk
-    title: str
-    score: float
-    similarity: float
-    rank: int
-    source: str
-    metadata: Metadata
-    start: int
-    end: int
-    text: str
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -102,11 +85,15 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def _at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RagRequestError(f"search.{name} is {value!r}; it must be a whole number")
     if value < least:
         raise RagRequestError(f"search.{name} is {value}; it must be at least {least}")
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise RagRequestError(f"search.{name} is {value!r}; it must be a number")
     if not low <= value <= high:  # so for NaN too
         raise RagRequestError(f"search.{name} is {value}; it must be from {low:g} to {high:g}")
 
@@ -118,11 +105,13 @@ def search_store(
     queries: Sequence[str],
     encoded: Vectors,
     settings: SearchSettings,
-    documents: Collection[str] | None = None,
-) -> list[list[Hit]]:
-    """Up to `top_k` hits for each query; call it in a snapshot. `encoded` holds the queries' unit rows, float32
-    [q, dimension]; `lexical` is needed but for dense search. A query without any text has no hits, and in lexical mode
-    one whose words occur nowhere has none.
+    documents: Collection[str] | None,
+    allowed: AllowedChunks,
+) -> Callable[[], list[list[Hit]]]:
+    """Up to `top_k` hits for each query: call this in a snapshot, and what it gives outside, for there the reranker
+    reads, which takes its time and needs nothing of the store. `allowed` keeps what filters allow. `encoded` holds the
+    queries' unit rows, float32 [q, dimension]; `lexical` is needed but for dense search. A query without any text has
+    no hits, and in lexical mode one whose words occur nowhere has none.
 
     Hybrid takes the union of the best max(100, 5 * top_k) of either arm, knows both scores of each, and fuses them
     (`rag.fusion`). A convex combination is the default: reciprocal rank fusion looks at ranks alone, cannot tell a
@@ -139,24 +128,24 @@ def search_store(
 
     Raises:
         RagRequestError: the filter is wrong, or `documents` names one that the index does not hold.
-        RagError: the reranker gave something that is no number.
+        RagError: from what it gives: the reranker gave something that is no number.
     """
-    among = allowed_chunks(store, settings.filter, documents)
+    among = allowed.find(store, settings.filter, documents)
     depth = max(_DEPTH, 5 * settings.top_k, settings.rerank_candidates if settings.reranker else 0)
     asked = [bool(query.strip()) for query in queries]
     nearest: list[list[tuple[int, float]]] = [[] for _ in queries]
     if settings.mode != "lexical" and any(asked) and (among is None or len(among)):
         rows = [place for place, asks in enumerate(asked) if asks]
-        for place, found in zip(rows, vectors.search(encoded[rows], depth, _listed(among)), strict=True):
+        for place, found in zip(rows, vectors.search(encoded[rows], depth, among), strict=True):
             nearest[place] = found
-    hits: list[list[Hit]] = []
+    hits: list[list[Hit] | _Reranking] = []
     for query, row, dense, asks in zip(queries, encoded, nearest, asked, strict=True):
         if not asks or (among is not None and not len(among)):
             hits.append([])
             continue
         search = _Search(store, vectors, lexical, query, row, settings, among)
-        hits.append(search.hits(depth, dense))
-    return hits
+        hits.append(search.found(depth, dense))
+    return lambda: [found if isinstance(found, list) else found.hits() for found in hits]
 
 
 class _Search:
@@ -176,17 +165,20 @@ class _Search:
         self.query, self.row, self.settings, self.among = query, row, settings, among
         self.question = None if lexical is None else lexical.ask(query_terms(query))
 
-    def hits(self, depth: int, dense: list[tuple[int, float]]) -> list[Hit]:
+    def found(self, depth: int, dense: list[tuple[int, float]]) -> list[Hit] | _Reranking:
         """`dense` holds the nearest `depth` chunks, or as many as there are."""
         while True:
             matches = self._matches(depth)
             ids, similarity, score = self._scored(dense, matches)
-            chosen, texts = self._chosen(ids, similarity, score)
+            candidates, rows = self._candidates(ids, similarity, score)
+            if self.settings.reranker is not None:
+                return self._to_rerank(self.settings.reranker, candidates, rows)
+            chosen = _choose(candidates, self.settings, self._unit_rows(candidates))
             if len(chosen) >= self.settings.top_k or depth >= _DEEPEST or self._all_seen(depth, dense, matches):
-                return self._shown(chosen, texts)
+                return self._shown(chosen, rows)
             depth = min(4 * depth, _DEEPEST)
             if self.settings.mode != "lexical":
-                dense = self.vectors.search(self.row[None], depth, _listed(self.among))[0]
+                dense = self.vectors.search(self.row[None], depth, self.among)[0]
 
     def _matches(self, depth: int) -> list[tuple[int, float]]:
         if self.lexical is None or self.question is None:
@@ -195,8 +187,6 @@ class _Search:
 
     def _all_seen(self, depth: int, dense: list[tuple[int, float]], matches: list[tuple[int, float]]) -> bool:
         """Whether looking deeper can find no further hit."""
-        if self.settings.reranker is not None:
-            return True
         least = self.settings.min_similarity
         if self.settings.mode != "lexical" and least is not None and dense and dense[-1][1] < least:
             return True
@@ -223,8 +213,8 @@ class _Search:
             return ids, similarity, reciprocal_ranks(similarity, lexical)
         return ids, similarity, convex(similarity, lexical, self.settings.dense_weight).round(6)
 
-    def _chosen(self, ids: Ids, similarity: Scores, score: Scores) -> tuple[list[Candidate], dict[int, StoredChunk]]:
-        """The hits, best first, and their rows as far as they were read already."""
+    def _candidates(self, ids: Ids, similarity: Scores, score: Scores) -> tuple[list[Candidate], Rows]:
+        """What may be shown or is to be reranked, best first, with its rows."""
         settings = self.settings
         if settings.min_similarity is not None:
             close = similarity >= settings.min_similarity
@@ -238,48 +228,66 @@ class _Search:
             wanted = int(np.searchsorted(-score[order], -score[order[wanted - 1]], side="right"))
         order = order[:wanted]
         rows = {stored.id: stored for stored in self.store.chunks(ids[order].tolist())}
-        ranked = _ranked(rows, ids[order].tolist(), score[order].tolist(), similarity[order].tolist())
-        if settings.reranker is not None:
-            ranked = ranked[: settings.rerank_candidates]
-            passages = [rows[candidate.id].chunk.embedded_text for candidate in ranked]
-            anew = checked_scores(settings.reranker.scores(self.query, passages), len(passages))
-            cosines = [candidate.similarity for candidate in ranked]
-            ranked = _ranked(rows, [candidate.id for candidate in ranked], anew, cosines)
-        unit_rows = self.vectors.rows([candidate.id for candidate in ranked]) if settings.diversity else None
-        chosen = choose(
-            ranked,
-            settings.top_k,
-            per_document=settings.per_document,
-            neighbours=settings.neighbours,
-            diversity=settings.diversity,
-            vectors=unit_rows,
-        )
-        return chosen, rows
+        candidates = ranked(rows, ids[order].tolist(), score[order].tolist(), similarity[order].tolist())
+        return candidates[: settings.rerank_candidates] if settings.reranker else candidates, rows
 
-    def _shown(self, chosen: Sequence[Candidate], rows: Mapping[int, StoredChunk]) -> list[Hit]:
+    def _with_cosines(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """With the cosines to the query, which lexical search has not looked up so far."""
+        if self.settings.mode != "lexical" or not candidates:
+            return list(candidates)
+        found = self.vectors.rows([candidate.id for candidate in candidates]) @ self.row
+        cosines = found.astype(np.float64).clip(-1, 1).round(6).tolist()
+        return [replace(candidate, similarity=cosine) for candidate, cosine in zip(candidates, cosines, strict=True)]
+
+    def _unit_rows(self, candidates: Sequence[Candidate]) -> Vectors | None:
+        return self.vectors.rows([candidate.id for candidate in candidates]) if self.settings.diversity else None
+
+    def _shown(self, chosen: Sequence[Candidate], rows: Rows) -> list[Hit]:
         stored = [rows[candidate.id] for candidate in chosen]
-        cosines = [candidate.similarity for candidate in chosen]
-        if self.settings.mode == "lexical" and chosen:
-            found = self.vectors.rows([candidate.id for candidate in chosen]) @ self.row
-            cosines = found.astype(np.float64).clip(-1, 1).round(6).tolist()
-        shown = passages(self.store, stored, self.settings.neighbours)
-        return [
-            Hit(
-                chunk=of.chunk,
-                title=of.title,
-                score=candidate.score,
-                similarity=similarity,
-                rank=rank,
-                source=of.source or of.chunk.document_id,
-                metadata=of.metadata,
-                start=passage.start,
-                end=passage.end,
-                text=passage.text,
-            )
-            for rank, (candidate, similarity, of, passage) in enumerate(
-                zip(chosen, cosines, stored, shown, strict=True), start=1
-            )
-        ]
+        around = read_around(self.store, stored, self.settings.neighbours)
+        return hits_of(self._with_cosines(chosen), stored, passages(stored, around))
+
+    def _to_rerank(self, reranker: Reranker, candidates: Sequence[Candidate], rows: Rows) -> _Reranking:
+        stored = [rows[candidate.id] for candidate in candidates]
+        around = read_around(self.store, stored, self.settings.neighbours)
+        found = self._with_cosines(candidates)
+        unit_rows = self._unit_rows(candidates)
+        return _Reranking(self.query, self.settings, reranker, found, rows, unit_rows, around)
+
+
+@dataclass(frozen=True)
+class _Reranking:
+    """The candidates of one query with all that it takes to rank them anew, and to show the best, without the store."""
+
+    query: str
+    settings: SearchSettings
+    reranker: Reranker
+    candidates: Sequence[Candidate]
+    rows: Rows
+    unit_rows: Vectors | None
+    around: Mapping[int, Passage]
+
+    def hits(self) -> list[Hit]:
+        before = [candidate.id for candidate in self.candidates]
+        texts = [self.rows[id].chunk.embedded_text for id in before]
+        scores = checked_scores(self.reranker.scores(self.query, texts), len(texts))
+        anew = ranked(self.rows, before, scores, [candidate.similarity for candidate in self.candidates])
+        place = {id: number for number, id in enumerate(before)}
+        unit_rows = None if self.unit_rows is None else self.unit_rows[[place[candidate.id] for candidate in anew]]
+        chosen = _choose(anew, self.settings, unit_rows)
+        stored = [self.rows[candidate.id] for candidate in chosen]
+        return hits_of(chosen, stored, passages(stored, self.around))
+
+
+def _choose(candidates: Sequence[Candidate], settings: SearchSettings, unit_rows: Vectors | None) -> list[Candidate]:
+    return choose(
+        candidates,
+        settings.top_k,
+        per_document=settings.per_document,
+        neighbours=settings.neighbours,
+        diversity=settings.diversity,
+        vectors=unit_rows,
+    )
 
 
 def encode_queries(embedder: Embedder, queries: Sequence[str]) -> tuple[list[str], Vectors]:
@@ -291,18 +299,3 @@ def encode_queries(embedder: Embedder, queries: Sequence[str]) -> tuple[list[str
 def query_terms(query: str) -> list[str]:
     """The query's first 200 distinct terms."""
     return list(dict.fromkeys(terms(query)))[:_MOST_TERMS]
-
-
-def _ranked(
-    rows: Mapping[int, StoredChunk], ids: Sequence[int], scores: Sequence[float], similarities: Sequence[float]
-) -> list[Candidate]:
-    """Best first; of equals the lower (document id, position)."""
-    candidates = [
-        Candidate(id, rows[id].chunk.document_id, rows[id].chunk.position, score, similarity)
-        for id, score, similarity in zip(ids, scores, similarities, strict=True)
-    ]
-    return sorted(candidates, key=lambda candidate: (-candidate.score, candidate.document, candidate.position))
-
-
-def _listed(among: Ids | None) -> list[int] | None:
-    return None if among is None else among.tolist()

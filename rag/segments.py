@@ -13,7 +13,8 @@ Span = tuple[int, int]
 # Takes a text and a span of it, gives the smaller spans in order.
 Cut = Callable[[str, Span], list[Span]]
 
-_FENCE = re.compile(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})")
+# What opens a fence of code, at any depth; its marks are the group.
+FENCE = re.compile(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})")
 _ITEM = re.compile(r"[ \t]*(?:[-+*]|\d{1,9}[.)])(?:[ \t]|$)")
 _CODE = re.compile(r" {4}|\t|>>> |\|")
 # A Latin full stop needs a space behind it; a CJK one does not. A run of stops is tried at its first one alone: a
@@ -45,12 +46,23 @@ def sentences(text: str, span: Span) -> list[Span]:
 
 def items(text: str, span: Span) -> list[Span]:
     """Cuts before each line that starts a list item."""
-    return _between(text, span, [start for start, end in _lines(text, span) if _ITEM.match(text, start, end)])
+    return _between(text, span, [start for start, end in line_spans(text, span) if _ITEM.match(text, start, end)])
+
+
+def line_spans(text: str, span: Span) -> Iterator[Span]:
+    """(start, end) of each line of a span, its newline included. Only "\\n" ends a line: form feeds and such stay
+    inside."""
+    start, stop = span
+    while start < stop:
+        found = text.find("\n", start, stop)
+        end = stop if found < 0 else found + 1
+        yield start, end
+        start = end
 
 
 def lines(text: str, span: Span) -> list[Span]:
     """Cuts at newlines."""
-    return _between(text, span, [end for _, end in _lines(text, span)])
+    return _between(text, span, [end for _, end in line_spans(text, span)])
 
 
 def words(text: str, span: Span) -> list[Span]:
@@ -80,7 +92,7 @@ def blocks(text: str, span: Span) -> list[Block]:
         if inner is not None:
             found.append(Block(inner, cuts))
 
-    for line_start, line_end in _lines(text, span):
+    for line_start, line_end in line_spans(text, span):
         line = text[line_start:line_end]
         mark = line.strip()
         if fence is not None:
@@ -93,7 +105,7 @@ def blocks(text: str, span: Span) -> list[Block]:
         if not mark:
             after_blank = True
             continue
-        opening, item, indented = _FENCE.match(line), _ITEM.match(line), line[0] in " \t"
+        opening, item, indented = FENCE.match(line), _ITEM.match(line), line[0] in " \t"
         goes_on = growing and not (
             (opening and not (cuts is LIST and indented))
             or (after_blank and not (cuts is LIST and (indented or item)) and not (cuts is CODE and indented))
@@ -113,13 +125,3 @@ def _between(text: str, span: Span, cuts: list[int]) -> list[Span]:
     edges = [span[0], *cuts, span[1]]
     parts = (trimmed(text, (left, right)) for left, right in itertools.pairwise(edges) if left < right)
     return [part for part in parts if part is not None]
-
-
-def _lines(text: str, span: Span) -> Iterator[Span]:
-    """(start, end) of each line of a span, the newline included."""
-    start, stop = span
-    while start < stop:
-        found = text.find("\n", start, stop)
-        end = stop if found < 0 else found + 1
-        yield start, end
-        start = end

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import secrets
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +20,11 @@ from rag.codes import BrokenVectorError, decode, is_whole
 from rag.corpus import Document, Metadata, Section
 from rag.database import Database, Row, checksum
 from rag.embedder import Embedder, Vectors
-from rag.errors import RagError
+from rag.errors import DamagedIndexError, RagError
 from rag.layout import IndexSettings, Storage
 from rag.manifest import Manifest
+from rag.mapped import DamagedFileError
+from rag.writer_lock import writing
 
 Ids = npt.NDArray[np.int64]
 
@@ -28,6 +32,7 @@ _CHUNKS = """SELECT chunks.id, documents.id, position, heading_path, start, "end
     source, metadata FROM chunks JOIN documents ON documents.key = chunks.document"""
 _IN_ORDER = " ORDER BY documents.id, position"
 _AMONG = " WHERE chunks.id IN (SELECT value FROM json_each(?))"
+_TOKEN = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,19 @@ class StoredChunk:
     metadata: Metadata
 
 
+class WrongIdError(DamagedFileError):
+    """A chunk was asked for that there is not: what named it, a derived file, has to be made anew."""
+
+
 def embedded_key(chunk: Chunk) -> bytes:
     """What a stored vector is found by: SHA-256 of the text that was embedded."""
     return hashlib.sha256(chunk.embedded_text.encode("utf-8")).digest()
+
+
+def first_meta(manifest: Manifest, asked: str, generation: int) -> dict[str, str]:
+    """The rows of `meta` in a database without chunks; `asked` is the type of FAISS index."""
+    of_generation = {"generation": str(generation), _token_key(generation): _new_token()}
+    return {"manifest": manifest.to_json(), "chunks": "0", "type": asked, **of_generation}
 
 
 class Store:
@@ -60,8 +75,11 @@ class Store:
     ) -> Store:
         """The store in this file, made for this embedder and these settings where there is none."""
         manifest = Manifest.of(uuid.uuid4().hex, embedder, settings, layout.storage)
-        first = {"manifest": manifest.to_json(), "generation": "0", "chunks": "0", "type": layout.type}
-        return cls._over(Database.open(path, wait_seconds, first))
+        first = first_meta(manifest, layout.type, generation=0)
+        if not Database.is_made(path, wait_seconds):
+            with writing(path.parent, wait_seconds):
+                Database.open(path, wait_seconds, first).close()
+        return cls.open(path, wait_seconds)
 
     @classmethod
     def open(cls, path: Path, wait_seconds: float) -> Store:
@@ -79,6 +97,24 @@ class Store:
     def generation(self) -> int:
         """Counts the syncs that changed something."""
         return self._number("generation")
+
+    @property
+    def token(self) -> str:
+        """Of this generation, drawn at random when it was made: a file that carries it was derived from these rows. The
+        number alone does not say so, since copies of an index count on by themselves."""
+        generation = self.generation
+        token = self.token_of(generation)
+        if token is None:
+            raise self.database.damaged(f"its generation {generation} has no token")
+        return token
+
+    def token_of(self, generation: int) -> str | None:
+        """The token of this generation or an earlier one; None where this index was never of that generation."""
+        key = _token_key(generation)
+        for value, written in self.database.rows("SELECT value, checksum FROM meta WHERE key = ?", [key]):
+            if checksum(key, value) == written and _TOKEN.fullmatch(str(value)):
+                return str(value)
+        return None
 
     @property
     def layout(self) -> IndexSettings:
@@ -122,12 +158,13 @@ class Store:
         """The chunks of these ids, or all, by document and position.
 
         Raises:
-            DamagedIndexError: there is no such chunk, or its row cannot be read.
+            WrongIdError: there is no such chunk.
+            DamagedIndexError: a row cannot be read.
         """
         query, values = (_CHUNKS, []) if ids is None else (_CHUNKS + _AMONG, [_listed(ids)])
         rows = self.database.rows(query + _IN_ORDER, values)
         if ids is not None and len(rows) != len(set(ids)):
-            raise self.database.damaged("a chunk is missing that a derived file names")
+            raise self._missing(ids, "the document of a chunk is missing")
         with self._readable():
             return [_stored_chunk(row) for row in rows]
 
@@ -165,14 +202,22 @@ class Store:
         """float32 [n, dimension]: the stored vectors of these chunks, in their order.
 
         Raises:
-            DamagedIndexError: there is no such chunk, or a bit of its vector is not what was written.
+            WrongIdError: there is no such chunk.
+            DamagedIndexError: a vector is missing, or a bit of it is not what was written.
         """
         query = "SELECT chunk, vector FROM vectors WHERE chunk IN (SELECT value FROM json_each(?))"
         found = {id: blob for id, blob in self.database.rows(query, [_listed(ids)])}
         missing = [id for id in ids if id not in found]
         if missing:
-            raise self.database.damaged(f"the vector of chunk {missing[0]} is missing")
+            raise self._missing(missing, f"the vector of chunk {missing[0]} is missing")
         return self._decoded([found[id] for id in ids], list(ids))
+
+    def _missing(self, ids: Collection[int], otherwise: str) -> WrongIdError | DamagedIndexError:
+        """Which is to blame: whoever named an id that no chunk has, or else the database."""
+        query = "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT id FROM chunks) LIMIT 1"
+        for (id,) in self.database.rows(query, [_listed(ids)]):
+            return WrongIdError(f"{self.database.path} has no chunk {id}, which a file that is derived from it names")
+        return self.database.damaged(otherwise)
 
     def vector_blocks(self, size: int = 8192, by_document: bool = False) -> Iterator[tuple[Ids, Vectors]]:
         """All stored vectors as (int64 [n], float32 [n, dimension]) blocks, by id, or by document and position.
@@ -202,17 +247,6 @@ class Store:
                 return blob
         return None
 
-    def match(self, expression: str, limit: int, ids: Collection[int] | None = None) -> list[tuple[int, float]]:
-        """(chunk id, BM25, higher is better) of the best matches of an FTS5 expression, among `ids` if given."""
-        # The + keeps SQLite from running the whole search once for every id.
-        among = "" if ids is None else "AND +rowid IN (SELECT value FROM json_each(:ids))"
-        rows = self.database.rows(
-            f"SELECT rowid, -bm25(chunks_text) AS score FROM chunks_text WHERE chunks_text MATCH :expression {among} "
-            "ORDER BY score DESC, rowid LIMIT :limit",
-            {"expression": expression, "limit": limit} | ({} if ids is None else {"ids": _listed(ids)}),
-        )
-        return [(int(str(id)), float(str(score))) for id, score in rows]
-
     def delete_documents(self, ids: Iterable[str]) -> None:
         """Documents and, with them, their chunks, vectors and full text."""
         self.database.execute_many("DELETE FROM documents WHERE id = ?", [(id,) for id in ids])
@@ -240,9 +274,10 @@ class Store:
         )
 
     def next_generation(self) -> int:
-        """Counts one on, inside the transaction that makes the change."""
+        """Counts one on and draws its token, inside the transaction that makes the change."""
         generation = self.generation + 1
         self.set_meta("generation", str(generation))
+        self.set_meta(_token_key(generation), _new_token())
         self.set_meta("chunks", str(self.database.value("SELECT count(*) FROM chunks")))
         return generation
 
@@ -262,6 +297,14 @@ class Store:
         if checksum(key, rows[0][0]) != rows[0][1]:
             raise self.database.damaged(f"its {key} is not what was written")
         return str(rows[0][0])
+
+
+def _token_key(generation: int) -> str:
+    return f"token {generation}"
+
+
+def _new_token() -> str:
+    return secrets.token_hex(16)
 
 
 def _stored_chunk(row: Row) -> StoredChunk:

@@ -12,7 +12,7 @@ from rag.embedder import Vectors
 from rag.store import Ids, Store
 from rag.vectors_building import Built, build, caught_up, decoded, ids_in, search_parameters
 from rag.vectors_file import VectorsFile, find_files, leftovers, read_file, remove_files, write_file
-from rag.vectors_gpu import copy_to_gpu
+from rag.vectors_gpu import MOST_ON_GPU, GpuIndex, copy_to_gpu
 
 # Of fewer vectors than this share, comparing with each costs less than looking around for them.
 _FEW = 0.1
@@ -34,10 +34,10 @@ class VectorIndex:
 
     def __init__(self, store: Store, generation: int, built: Built, fresh: Ids) -> None:
         """Use `build` or `read`."""
-        self.generation, self.layout = generation, built.layout
+        self.generation, self.token, self.layout = generation, store.token, built.layout
         self._store, self._index, self._dead, self._fresh = store, built.index, built.dead, fresh
         self._fresh_vectors = store.vectors(fresh.tolist())
-        self._gpu = copy_to_gpu(built.index, built.layout)
+        self._gpu: GpuIndex | None = copy_to_gpu(built.index, built.layout)
 
     @classmethod
     def build(cls, store: Store) -> VectorIndex:
@@ -49,15 +49,16 @@ class VectorIndex:
         """From the file of the store's generation; None where it is missing, damaged or another's. Call it in a
         snapshot."""
         generation = store.generation
-        file = read_file(folder / f"vectors-{generation}.faiss", store.manifest.index_id, generation)
+        file = read_file(folder / f"vectors-{generation}.faiss", store.token, generation)
         return None if file is None else cls._over(file, store)
 
     @classmethod
     def read_any(cls, folder: Path, store: Store) -> VectorIndex | None:
-        """From the newest file that is whole, of whatever generation; None where there is none, or where more than a
-        tenth has changed since. Call it in a snapshot."""
+        """From the newest file that is whole, of whatever generation this index was; None where there is none, or where
+        more than a tenth has changed since. Call it in a snapshot."""
         for generation, path in find_files(folder):
-            file = read_file(path, store.manifest.index_id, generation)
+            token = store.token_of(generation)
+            file = None if token is None else read_file(path, token, generation)
             if file is not None and (found := cls._over(file, store)) is not None:
                 return found
         return None
@@ -89,7 +90,7 @@ class VectorIndex:
         return int(self._index.ntotal) - len(self._dead) + len(self._fresh)
 
     def search(
-        self, queries: Vectors, limit: int, among: Collection[int] | None = None
+        self, queries: Vectors, limit: int, among: Collection[int] | Ids | None = None
     ) -> list[list[tuple[int, float]]]:
         """For each row of `queries`, float32 [q, dimension] unit rows: up to `limit` (chunk id, cosine), best first,
         among these chunk ids if given. Call it in the snapshot that this index was made in, or in one of the same
@@ -132,7 +133,7 @@ class VectorIndex:
 
     def _look(self, queries: Vectors, limit: int, chosen: Ids | None) -> tuple[Vectors, Ids]:
         """FAISS's own (cosines, ids), each [q, limit], with -1 for no id."""
-        if chosen is None and not len(self._dead) and self._gpu is not None:
+        if chosen is None and not len(self._dead) and self._gpu is not None and limit <= MOST_ON_GPU:
             return self._gpu.search(queries, limit)
         wanted = (
             chosen if chosen is None or not len(self._dead) else np.setdiff1d(chosen, self._dead, assume_unique=True)
@@ -149,7 +150,7 @@ class VectorIndex:
         return self._everywhere(queries, limit, wanted)
 
     def _around(self, queries: Vectors, limit: int, wanted: Ids | None, share: float) -> tuple[Vectors, Ids]:
-        selector = self._selector(wanted)
+        selector = self._selector(wanted)  # which this name keeps in memory until the search is done
         parameters = search_parameters(self.layout, selector, 1 / share)
         if self.layout.kind == "hnsw":
             parameters.efSearch = max(parameters.efSearch, limit)
@@ -159,8 +160,10 @@ class VectorIndex:
         """Compares with every chosen vector's codes."""
         import faiss
 
+        selector: Any  # a name until the search is done, as in `_around`: FAISS before 1.15 does not keep it by itself
         if self.layout.kind != "hnsw":
-            parameters = search_parameters(self.layout, self._selector(wanted), float(self.layout.lists or 1))
+            selector = self._selector(wanted)
+            parameters = search_parameters(self.layout, selector, float(self.layout.lists or 1))
             return _searched(self._index, queries, limit, parameters)
         ids = ids_in(self._index, "hnsw")
         keep = np.isin(ids, self._dead, invert=True) if wanted is None else np.isin(ids, wanted)
@@ -209,7 +212,7 @@ class VectorIndex:
         return None
 
 
-def _ascending(ids: Collection[int]) -> Ids:
+def _ascending(ids: Collection[int] | Ids) -> Ids:
     """int64 [n], each id once. (numpy's `unique` is twenty times slower on numbers in a narrow range.)"""
     sorted_ids = np.array(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
     sorted_ids.sort()
@@ -251,22 +254,23 @@ def put_in_place(folder: Path, store: Store) -> VectorIndex:
 
 def is_in_place(folder: Path, store: Store) -> bool:
     """Whether there is nothing for `put_in_place` to do; call it in a snapshot."""
-    file = read_file(folder / f"vectors-{store.generation}.faiss", store.manifest.index_id, store.generation)
+    file = read_file(folder / f"vectors-{store.generation}.faiss", store.token, store.generation)
     if file is None or leftovers(folder, store.generation):
         return False
     return file.layout.kind == store.layout.kind(store.count_chunks())
 
 
 def _made(folder: Path, store: Store) -> VectorIndex:
-    generation, index_id = store.generation, store.manifest.index_id
+    generation = store.generation
     built = _from_older(folder, store) or build(store)
-    write_file(folder, index_id, generation, built.index, built.layout, built.dead)
+    write_file(folder, store.token, generation, built.index, built.layout, built.dead)
     return VectorIndex(store, generation, built, np.zeros(0, dtype=np.int64))
 
 
 def _from_older(folder: Path, store: Store) -> Built | None:
     for generation, path in find_files(folder):
-        file = read_file(path, store.manifest.index_id, generation)
+        token = store.token_of(generation)
+        file = None if token is None else read_file(path, token, generation)
         if file is None or file.layout.kind == "flat" or file.broken_blocks(everything=True):
             continue
         index = file.load(store.manifest.dimension, mapped=False)

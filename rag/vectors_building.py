@@ -226,7 +226,8 @@ def _first_effort(layout: Layout) -> tuple[int, int]:
 
 
 def search_parameters(layout: Layout, selector: Any, scale: float) -> Any:
-    """What FAISS is told at a search: the selected ids, and the effort times `scale`."""
+    """What FAISS is told at a search: the selected ids, and the effort times `scale`. The caller holds on to `selector`
+    until the search is done: FAISS before 1.15 keeps its address alone."""
     import faiss
 
     probes = math.ceil(layout.probes * scale)

@@ -2,7 +2,7 @@
 
 Behind FAISS's own bytes, which FAISS reads without looking further, lie: the SHA-256 of each block of them; a JSON
 object (`Layout`, and the ids that a graph holds and that no chunk has any more); and a footer of fixed size with a
-mark, the index's id, the generation, the sizes, and the SHA-256 of all this. A torn, foreign or older file is thus told
+mark, the generation and its token, the sizes, and the SHA-256 of all this. A torn, foreign or older file is thus told
 from the right one by reading its end alone, before FAISS parses anything.
 """
 
@@ -22,14 +22,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from rag.database import explained
-from rag.errors import RagError
+from rag.database import NotWrittenError, explained
 from rag.layout import Layout
 
 NAME = re.compile(r"vectors-(\d+)\.faiss(\.tmp)?")
 _FOOTER = struct.Struct("<8s16sQQQ")
 _DIGEST = 32
-_MARK = b"ragvecs2"
+_MARK = b"ragvecs3"
 _BLOCK = 1 << 20
 # Up to so many blocks all are checked at every opening, which takes a tenth of a second at most.
 _CHECKED_WHOLE = 96
@@ -53,7 +52,8 @@ class VectorsFile:
         A small file, and a graph of any size (a wrong number in it would lead FAISS outside its memory), are read
         whole. Of a large file of clusters the first blocks, which hold what FAISS needs to find its way, the last, and
         a random sample are read: what lies between are codes and ids. A wrong code costs at most a hit, since hits are
-        ranked by their stored vectors, and a wrong id is met with an error when it is found.
+        ranked by their stored vectors, and a wrong id is met with an error when it is found. Of a file that a writer
+        has taken away since its end was read, or that cannot be read any more, all are broken.
         """
         count = len(self.digests) // _DIGEST
         wanted: Iterable[int] = range(count)
@@ -62,12 +62,15 @@ class VectorsFile:
             sample = np.random.default_rng().integers(0, count, _SAMPLED).tolist()
             wanted = sorted({*range(head), count - 1, *sample})
         broken = []
-        with self.path.open("rb") as file:
-            for number in wanted:
-                file.seek(number * _BLOCK)
-                block = file.read(min(_BLOCK, self.body - number * _BLOCK))
-                if hashlib.sha256(block).digest() != self.digests[number * _DIGEST :][:_DIGEST]:
-                    broken.append(number)
+        try:
+            with self.path.open("rb") as file:
+                for number in wanted:
+                    file.seek(number * _BLOCK)
+                    block = file.read(min(_BLOCK, self.body - number * _BLOCK))
+                    if hashlib.sha256(block).digest() != self.digests[number * _DIGEST :][:_DIGEST]:
+                        broken.append(number)
+        except OSError:
+            return list(wanted)
         return broken
 
     def load(self, dimension: int, mapped: bool = True) -> Any | None:
@@ -102,24 +105,25 @@ def find_files(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in found if not match[2]), reverse=True)
 
 
-def read_file(path: Path, index_id: str, generation: int) -> VectorsFile | None:
-    """Looks at the file's end alone; None where it is missing, torn, of another index or of another generation."""
+def read_file(path: Path, token: str, generation: int) -> VectorsFile | None:
+    """Looks at the file's end alone; None where it is missing, torn, of another generation or of one with another
+    token."""
     try:
         with path.open("rb") as file:
-            return _read(file, path, index_id, generation)
+            return _read(file, path, token, generation)
     except OSError:
         return None
 
 
-def _read(file: BinaryIO, path: Path, index_id: str, generation: int) -> VectorsFile | None:
+def _read(file: BinaryIO, path: Path, token: str, generation: int) -> VectorsFile | None:
     size = os.fstat(file.fileno()).st_size
     if size < _FOOTER.size + _DIGEST:
         return None
     file.seek(size - _FOOTER.size - _DIGEST)
     footer, digest = file.read(_FOOTER.size), file.read(_DIGEST)
-    mark, id, written, body, text_size = _FOOTER.unpack(footer)
+    mark, drawn, written, body, text_size = _FOOTER.unpack(footer)
     digests_size = _DIGEST * -(-body // _BLOCK)
-    if (mark, id, written) != (_MARK, bytes.fromhex(index_id), generation):
+    if (mark, drawn, written) != (_MARK, bytes.fromhex(token), generation):
         return None
     if body + digests_size + text_size + len(footer) + _DIGEST != size:
         return None
@@ -133,13 +137,13 @@ def _read(file: BinaryIO, path: Path, index_id: str, generation: int) -> Vectors
 
 
 def write_file(
-    folder: Path, index_id: str, generation: int, index: Any, layout: Layout, dead: npt.NDArray[np.int64]
+    folder: Path, token: str, generation: int, index: Any, layout: Layout, dead: npt.NDArray[np.int64]
 ) -> None:
     """Puts the file in place whole or not at all, and takes away those of other generations; call it with the writer
     lock held.
 
     Raises:
-        RagError: the disk is full or cannot be written.
+        NotWrittenError: the disk is full or cannot be written.
     """
     import faiss
 
@@ -152,7 +156,7 @@ def write_file(
                 body = os.fstat(file.fileno()).st_size
                 digests = b"".join(hashlib.sha256(file.read(_BLOCK)).digest() for _ in range(0, body, _BLOCK))
                 text = json.dumps({**dataclasses.asdict(layout), "dead": dead.tolist()}).encode("ascii")
-                footer = _FOOTER.pack(_MARK, bytes.fromhex(index_id), generation, body, len(text))
+                footer = _FOOTER.pack(_MARK, bytes.fromhex(token), generation, body, len(text))
                 file.seek(body)
                 file.write(digests + text + footer + hashlib.sha256(digests + text + footer).digest())
                 file.flush()
@@ -160,9 +164,11 @@ def write_file(
             temporary.replace(path)
             _sync_folder(folder)
     except (OSError, RuntimeError) as error:
-        raise RagError(
+        raise NotWrittenError(
             f"{path} cannot be written: {error}. The index itself is whole: this file will be made again from it"
         ) from error
+    finally:
+        temporary.unlink(missing_ok=True)  # on a full disk, half a file is what others lack room for
     remove_files(folder, other_than=[path])
 
 

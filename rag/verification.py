@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,12 +17,14 @@ from rag.codes import is_whole
 from rag.corpus import Document, Section
 from rag.database import Database, DatabaseBusyError, Row, checksum
 from rag.errors import DamagedIndexError, IncompatibleIndexError, RagError
+from rag.index_files import DATABASE, repair_leftovers
 from rag.lexical import LexicalIndex
+from rag.mapped import DamagedFileError
 from rag.store import Store
 from rag.vectors import VectorIndex
 from rag.vectors_file import leftovers, read_file
+from rag.writer_lock import writing
 
-DATABASE = "index.sqlite"
 Part = Literal["database", "document", "full text", "vectors file", "lexical file"]
 
 _DOCUMENT = """SELECT id, title, source, metadata, sha256, checksum, text, sections
@@ -58,10 +61,21 @@ class Verification:
         return not self.findings
 
 
-def verify_index(folder: Path, wait_seconds: float = 10.0) -> Verification:
+@dataclass(frozen=True)
+class _Derived:
+    """How the files are that are derived from the database: which kind of FAISS index there is, what is wrong, and what
+    is left over."""
+
+    vectors: str
+    findings: tuple[Finding, ...]
+    leftovers: tuple[Path, ...]
+
+
+def verify_index(folder: Path, wait_seconds: float = 10.0, *, locked: bool = False) -> Verification:
     """Reads the whole index, in blocks. What one flipped bit can change is found: SQLite's structure by its own checks,
     documents and chunks by their hashes, vectors by their checksums, the full text and the files derived from the
-    database by comparison with it.
+    database by comparison with it. Others may search and sync meanwhile. `locked` says that the caller holds the writer
+    lock.
 
     Raises:
         RagRequestError: there is no index.
@@ -75,17 +89,17 @@ def verify_index(folder: Path, wait_seconds: float = 10.0) -> Verification:
     except DamagedIndexError as error:
         return Verification(folder, None, 0, 0, "", (Finding("database", str(error)),), ())
     try:
-        return verify_store(folder, store)
+        return verify_store(folder, store, locked=locked)
     finally:
         store.database.close()
 
 
-def verify_store(folder: Path, store: Store) -> Verification:
+def verify_store(folder: Path, store: Store, *, locked: bool = False) -> Verification:
     """The same for an index that is open."""
     notes: list[str] = []
     findings = [*_full_text(store.database, notes)]
     documents = chunks = 0
-    generation, vectors = None, ""
+    generation, derived = None, None
     with store.database.snapshot():
         findings += _pages(store.database)
         try:
@@ -96,19 +110,51 @@ def verify_store(folder: Path, store: Store) -> Verification:
             if len(set(counts)) > 1:
                 findings.append(Finding("database", f"it has {counts[0]} chunks, {counts[2]} vectors, and should have "
                                         f"{counts[1]}"))  # fmt: skip
-            asked = store.layout
+            asked = (store.layout, store.token)  # which can be read, then
         except DamagedIndexError as error:
             findings.append(Finding("database", str(error)))
             asked = None
         findings += broken_documents(store)
         if generation is not None and asked is not None:
-            vectors, wrong = _vectors(folder, store, generation)
-            findings += [Finding("vectors file", what) for what in wrong]
-            findings += [Finding("lexical file", what) for what in _lexical(folder, store)]
-            notes += [
-                f"{path.name} is left over; the next sync takes it away" for path in leftovers(folder, generation)
-            ]
-    return Verification(folder, generation, documents, chunks, vectors, tuple(findings), tuple(notes))
+            derived = _derived(folder, store)
+    if derived is not None and not locked and (derived.findings or derived.leftovers):
+        derived = _derived_for_sure(folder, store, derived, notes)
+    if derived is not None:
+        findings += derived.findings
+        notes += [f"{path.name} is left over; the next sync takes it away" for path in derived.leftovers]
+    words = "" if derived is None else derived.vectors
+    return Verification(folder, generation, documents, chunks, words, tuple(findings), tuple(notes))
+
+
+def _derived_for_sure(folder: Path, store: Store, seen: _Derived, notes: list[str]) -> _Derived:
+    """Between a commit and the new files a sync looks like damage: only while nobody can write does it count."""
+    if store.database.alone:  # this process cannot hold the lock, and nobody had the database open to write
+        return seen
+    with ExitStack() as held:
+        try:
+            held.enter_context(writing(folder, 0))
+        except RagError:
+            if seen.findings:
+                notes.append(
+                    "the files derived from the database were not checked: a writer is at work, or the lock cannot be "
+                    "taken"
+                )
+            return _Derived(seen.vectors, (), ())
+        with store.database.snapshot():
+            try:
+                return _derived(folder, store)
+            except DamagedIndexError as error:
+                return _Derived("", (Finding("database", str(error)),), ())
+
+
+def _derived(folder: Path, store: Store) -> _Derived:
+    generation = store.generation
+    vectors, wrong = _vectors(folder, store, generation)
+    index, wrong_postings = _lexical(folder, store)
+    findings = [Finding("vectors file", what) for what in wrong]
+    findings += [Finding("lexical file", what) for what in wrong_postings]
+    left = [*leftovers(folder, generation), *([] if index is None else index.leftovers(folder))]
+    return _Derived(vectors, tuple(findings), (*left, *repair_leftovers(folder)))
 
 
 def _pages(database: Database) -> Iterator[Finding]:
@@ -118,6 +164,9 @@ def _pages(database: Database) -> Iterator[Finding]:
         yield from (Finding("database", row) for row in rows if row != "ok")
         for row in database.rows("PRAGMA foreign_key_check")[:_SHOWN]:
             yield Finding("database", f"a row of {row[0]} refers to nothing")
+        for key, value, written in database.rows("SELECT key, value, checksum FROM meta"):
+            if checksum(key, value) != written:
+                yield Finding("database", f"its {key} is not what was written")
         last = {name: seq for name, seq in database.rows("SELECT name, seq FROM sqlite_sequence")}
         for table, key in (("documents", "key"), ("chunks", "id")):
             highest = database.value(f"SELECT max({key}) FROM {table}")
@@ -205,9 +254,9 @@ def _chunk_fault(store: Store, document: Document, place: int, row: Row) -> str 
 
 def _vectors(folder: Path, store: Store, generation: int) -> tuple[str, list[str]]:
     """(what the file says of itself, what is wrong with it)."""
-    file = read_file(folder / f"vectors-{generation}.faiss", store.manifest.index_id, generation)
+    file = read_file(folder / f"vectors-{generation}.faiss", store.token, generation)
     if file is None:
-        return "", [f"vectors-{generation}.faiss is missing, torn, or of another index or generation"]
+        return "", [f"vectors-{generation}.faiss is missing, torn, or of another index, history or generation"]
     broken = file.broken_blocks(everything=True)
     if broken:
         shown = ", ".join(str(number) for number in broken[:_SHOWN])
@@ -225,16 +274,19 @@ def _differences(found: VectorIndex, store: Store) -> list[str]:
     return [] if strange is None else [f"the vector of chunk {strange} differs from the database"]
 
 
-def _lexical(folder: Path, store: Store) -> list[str]:
+def _lexical(folder: Path, store: Store) -> tuple[LexicalIndex | None, list[str]]:
+    """(the file's index, what is wrong with it)."""
     index = LexicalIndex.read(folder, store)
     if index is None:
-        return [f"lexical-{store.generation}.postings is missing, damaged, or of another index or generation"]
-    return _guarded(lambda: index.problems(store))
+        return None, [f"lexical-{store.generation}.postings is missing, damaged, or of another index or generation"]
+    return index, _guarded(lambda: index.problems(store))
 
 
 def _guarded(look: Callable[[], list[str]]) -> list[str]:
     """Where the database itself cannot be read, comparing a file with it says nothing of the file."""
     try:
         return look()
+    except DamagedFileError as error:
+        return [str(error)]
     except DamagedIndexError:
         return []

@@ -25,6 +25,12 @@ from rag.readers.unreadable import Unreadable, megabytes
 
 _SCHEMES = ("http://", "https://")
 _REDIRECTS = 5
+# Not of the open internet, though Python's lists, which differ by version, may take them for it: site-local addresses,
+# documentation, segment routing, translation inside a network, and the host that serves a machine in Azure.
+_DENIED = tuple(
+    ipaddress.ip_network(network)
+    for network in ("fec0::/10", "3fff::/20", "5f00::/16", "64:ff9b:1::/48", "168.63.129.16")
+)
 _PIECE = 65_536
 # Which reader a page's own word asks for; for others the end of the address decides.
 _SUFFIXES = {
@@ -103,7 +109,8 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
         if found in ipaddress.ip_network("64:ff9b::/96"):  # NAT64 carries an IPv4 address in its last bytes
             return is_public(str(ipaddress.IPv4Address(found.packed[-4:])))
-    return found.is_global and not found.is_multicast and not found.is_reserved
+    denied = any(found in network for network in _DENIED)
+    return found.is_global and not (found.is_multicast or found.is_reserved or denied)
 
 
 def _split(url: str) -> SplitResult:
@@ -198,7 +205,7 @@ class _Connection(http.client.HTTPConnection):
         self._held: socket.socket | None = None
 
     def connect(self) -> None:
-        address = _public_address(self.host, self.port)
+        address = _public_address(self.host, self.port, self._deadline)
         left = max(self._deadline - time.monotonic(), 0.001)
         plain = self.sock = self._held = socket.create_connection((address, self.port), timeout=left)
         try:
@@ -220,14 +227,31 @@ class _Connection(http.client.HTTPConnection):
                 return
 
 
-def _public_address(host: str, port: int) -> str:
+def _public_address(host: str, port: int, deadline: float) -> str:
     """The first address of a host, all of which must be public."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise OSError(f"the host {host} is not found ({error})") from None
-    addresses = [str(entry[4][0]) for entry in found]
+    addresses = _addresses(host, port, deadline)
     private = [address for address in addresses if not is_public(address)]
     if private or not addresses:
         raise OSError(f"the host {host} stands for {', '.join(private) or 'nothing'}, which is no public address")
     return addresses[0]
+
+
+def _addresses(host: str, port: int, deadline: float) -> list[str]:
+    """Asked for by another thread: the system's own lookup knows no deadline, and cannot be broken off."""
+    found: list[str] = []
+    faults: list[Exception] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(max(deadline - time.monotonic(), 0.001))
+    if faults:
+        raise OSError(f"the host {host} is not found ({faults[0]})")
+    if thread.is_alive():
+        raise TimeoutError(f"the host {host} is not found in time")
+    return found

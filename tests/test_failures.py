@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -14,6 +17,9 @@ from hfkit.artifact import DamagedArtifact
 from hfkit.errors import HfkitError, RequestError, WorkError
 from hfkit.failures import explain
 from rag.errors import RagError, RagRequestError
+
+if TYPE_CHECKING:
+    from tests.conftest import Cli, RecipeWriter
 
 
 def os_error(number: int, path: str | None = None) -> OSError:
@@ -100,7 +106,52 @@ def test_an_error_of_the_system_without_a_file_does_not_name_one() -> None:
     assert "None" not in explain(os_error(errno.EIO)).text
 
 
-FORESEEN = ("out of memory", "no space left on device", "os error 28", "database or disk is full")
+@pytest.mark.parametrize(
+    "error",
+    [
+        os_error(errno.EFBIG),
+        os_error(errno.EFBIG, "/x/model.safetensors"),
+        chained(os_error(errno.EFBIG), RagError("the index cannot be written")),
+        RuntimeError("Error while serializing: I/O error: File too large (os error 27)"),
+    ],
+    ids=repr,
+)
+def test_a_limit_on_the_size_of_files_is_known_in_whatever_it_is_wrapped(error: Exception) -> None:
+    explanation = explain(error)
+    assert "limit on the size of files" in explanation.text and "ulimit -f" in explanation.text
+    assert "unexpected" not in explanation.text and explanation.exit_code == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_write_over_the_limit_is_told_as_such(tmp_path: Path) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            (tmp_path / "large").write_bytes(bytes(2**16))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "limit on the size of files" in explain(caught.value).text
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/tiny"])
+def test_a_file_where_a_folder_must_be_is_named(
+    tiny_recipe: RecipeWriter, cli: Cli, workplace: Path, name: str
+) -> None:
+    recipe = tiny_recipe(name="tiny")
+    (workplace / name).parent.mkdir(exist_ok=True)
+    (workplace / name).write_text("in the way", encoding="utf-8")
+    done = cli("run", recipe)
+    assert done.code != 0 and done.out == ""
+    assert done.err.splitlines()[-1] == f"hfkit: {name}: is a file, and a folder is needed there; move it away"
+
+
+FORESEEN = (
+    *("out of memory", "no space left on device", "os error 28", "database or disk is full"),
+    *("file too large", "os error 27"),
+)
 
 
 @given(text=st.text(), kind=st.sampled_from([ValueError, KeyError, RuntimeError, ZeroDivisionError, TypeError]))

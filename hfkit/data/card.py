@@ -173,7 +173,8 @@ def card_text(result: DataResult, name: str, *, plotted: bool) -> str:
     parts.append("## What was left out")
     if result.train.sequences:
         lost = result.tokens_too_long / (result.tokens_too_long + result.train.tokens + result.test.tokens)
-        parts.append(f"{lost:.1%} of all tokens stand in sequences that are longer than `data.max_length`.")
+        if lost:
+            parts.append(f"{lost:.1%} of all tokens stand in sequences that are longer than `data.max_length`.")
     parts += [
         _accounts(result.dropped, "No row was dropped."),
         "## What stayed and should be known of",
@@ -202,7 +203,7 @@ def _sides(result: DataResult) -> list[tuple[str, ...]]:
             ),
         ]
         rows += [
-            row(f"{percent} % are at most, tokens", *(f"{side.length_quantiles.get(percent, 0):,}" for side in both))
+            row(f"{percent}th percentile, tokens", *(f"{side.length_quantiles.get(percent, 0):,}" for side in both))
             for percent in _QUANTILES
         ]
         rows += [
@@ -248,12 +249,15 @@ def _plot(tallies: Mapping[Side, Tally], path: Path) -> None:
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
-    for at, (title, unit) in enumerate((("Length of a sequence", "tokens"), ("Trained of a sequence", "tokens"))):
+    for at, (title, unit) in enumerate(
+        (("Tokens of a sequence", "tokens"), ("Trained tokens of a sequence", "tokens"))
+    ):
         for side, tally in tallies.items():
             values = tally.lengths if at == 0 else tally.trained
             if values:
-                axes[at].hist(values, bins=40, alpha=0.6, label=f"{side} ({len(values):,})")
-        axes[at].set(title=title, xlabel=unit, ylabel="sequences")
+                shares = [1 / len(values)] * len(values)
+                axes[at].hist(values, bins=40, weights=shares, histtype="step", label=f"{side} ({len(values):,})")
+        axes[at].set(title=title, xlabel=unit, ylabel="share of sequences")
         axes[at].spines[["top", "right"]].set_visible(False)
         axes[at].legend(frameon=False)
     # Without the version of the library in it, the same data give the same bytes.

@@ -64,7 +64,7 @@ class Exchanges:
                 "model.chat_template",
             )
         reply = self._up_to_stop(said, messages, tools)
-        self._require_shown(reply, messages, tools, prompt)
+        _require_calls(reply, messages[-1])
         return Exchange(prompt, reply)
 
     def _after_thought(
@@ -144,22 +144,13 @@ class Exchanges:
         other = self._write([*messages[:-1], marked], self._shape.form, False, tools)
         return _MARK in other[: len(other) - len(rest)] and other.endswith(rest) and _MARK not in rest
 
-    def _require_shown(
-        self, reply: str, messages: Sequence[MessageDict], tools: Sequence[Mapping[str, Any]], prompt: str
-    ) -> None:
-        """A turn of which the template leaves something out would be trained as another turn."""
-        last = messages[-1]
-        calls = [call["function"]["name"] for call in last.get("tool_calls", ())]
-        for name in set(calls):
-            if reply.count(name) < calls.count(name):
-                raise RowFault("the chat template leaves out a tool call", f"of {name}")
-        content = str(last["content"]).strip()
-        if content and content not in reply:
-            # Templates may change what they show, such as a thought at its head.
-            marked = {**last, "content": str(last["content"]).rstrip() + _MARK}
-            whole = self._write([*messages[:-1], marked], self._shape.form, False, tools)
-            if _MARK not in whole:
-                raise RowFault("the chat template leaves out what the turn says", "its content")
+
+def _require_calls(reply: str, last: MessageDict) -> None:
+    """A turn of which the template leaves a call out would be trained as another turn."""
+    calls = [call["function"]["name"] for call in last.get("tool_calls", ())]
+    for name in set(calls):
+        if reply.count(name) < calls.count(name):
+            raise RowFault("the chat template leaves out a tool call", f"of {name}")
 
 
 def _spelled_out(turn: MessageDict, tag: str) -> list[tuple[str, str]]:

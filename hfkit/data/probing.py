@@ -96,15 +96,17 @@ def _probe_source(recipe: Recipe, source: PathSource, number: int) -> list[Findi
     for remark in outcome.dropped:
         ledger.drop(remark.reason, remark.id, remark.detail)
     trained, tokens = (sum(sequences.column(name).to_pylist()) for name in ("trained", "length"))
-    looked_at = "all" if whole else "the first"
-    said = f"of {looked_at} {len(rows)} rows {sum(outcome.kept)} can be used, {trained:,} of {tokens:,} tokens trained"
+    looked_at = sum(outcome.kept) + ledger.rows_dropped
+    which = "all" if whole else "the first"
+    said = f"of {which} {looked_at} rows {sum(outcome.kept)} can be used, {trained:,} of {tokens:,} tokens trained"
     reasons = "; ".join(f"{one.rows}: {one.reason}, such as {one.first[0]}" for one in ledger.dropped)
-    limit = recipe.data.quality.allowed(len(rows) + ledger.rows_dropped)
-    severity: Severity = "ok"
-    if not any(outcome.kept) or (whole and ledger.rows_dropped > limit):
+    severity: Severity = "note" if ledger.dropped else "ok"
+    if not any(outcome.kept):
         severity = "error"
-    elif ledger.dropped:
-        severity = "note"
+    # The limit is for all sources together; where there is one, and all of it was looked at, it is known.
+    elif whole and len(recipe.data.sources) == 1 and ledger.rows_dropped > recipe.data.quality.allowed(looked_at):
+        severity = "error"
+        reasons = f"{reasons}; data.quality.max_dropped allows {recipe.data.quality.max_dropped}"
     findings = [Finding(f"{key}.rows", severity, f"{said}{f' ({reasons})' if reasons else ''}")]
     if whole and source.use == "split":
         findings += _few_test_rows(recipe, sum(outcome.kept))

@@ -23,6 +23,7 @@ from hfkit.data.examples import Example
 from hfkit.data.exchanges import Exchange, Exchanges
 from hfkit.data.joining import Joining
 from hfkit.data.ledger import RowFault
+from hfkit.data.shown import Shown
 from hfkit.data.special_tokens import ControlTokens, any_of, changed_texts, special_token_texts, texts_in
 from hfkit.data.template_shape import Form, MessageDict, Shape, find_shape
 from hfkit.data.texts import every_text
@@ -89,6 +90,8 @@ class Renderer:
         self._known_stop_texts = [by_number[number] for number in self._known_stops if number in by_number]
         self._tokens = Tokens(tokenizer)
         self._templates: dict[str, ChatTemplate] = {}
+        # What the context of the conversations last rendered loses; each is held, so that its id stays its own.
+        self._lost: dict[int, tuple[Conversation, tuple[str, ...]]] = {}
 
     # What the template does, found out once.
 
@@ -161,6 +164,10 @@ class Renderer:
         return Exchanges(self._text, self._shape, self._marks)
 
     @cached_property
+    def _shown(self) -> Shown:
+        return Shown(self._turns)
+
+    @cached_property
     def _joining(self) -> Joining:
         return Joining(self._turns, self._control, self._marks)
 
@@ -217,6 +224,7 @@ class Renderer:
         Raises:
             RequestError: as `training_sequences`.
         """
+        self._lost.clear()
         exchanges: list[list[Exchange] | RowFault] = []
         for conversation in conversations:
             try:
@@ -266,14 +274,20 @@ class Renderer:
 
     def left_out(self, conversation: Conversation) -> tuple[str, ...]:
         """What `conversation` holds and the template does not show, of what a row can do without: its tools, the
-        reasoning of trained turns."""
+        reasoning of trained turns, and what stands in the messages before the last trained turn."""
         hidden = self._shape.hidden
         found = []
         if conversation.tools and "tools" in hidden:
             found.append("tools")
         if "reasoning_content" in hidden and any(t.is_trained and t.reasoning_content for t in conversation.messages):
             found.append("reasoning_content")
-        return tuple(found)
+        if id(conversation) not in self._lost:
+            try:
+                self._exchanges(conversation)
+            except RowFault:
+                return tuple(found)
+        _, context = self._lost.get(id(conversation), (conversation, ()))
+        return (*found, f"earlier messages: {', '.join(context)}") if context else tuple(found)
 
     # From a conversation to texts.
 
@@ -305,7 +319,7 @@ class Renderer:
             raise RowFault("the content spells a special token", names)
         raise RequestError(
             f"{place}: the content spells the special token {names}. Mend the row, or let such rows be escaped or "
-            "dropped (data.special_tokens: escape or drop)"
+            "dropped (data.quality.special_tokens: escape or drop)"
         )
 
     def _exchanges(self, conversation: Conversation) -> list[Exchange]:
@@ -329,6 +343,15 @@ class Renderer:
         )
         try:
             found = [self._turns.of_last(messages[: position + 1], tools) for position in trained]
+            context: tuple[str, ...] = ()
+            for position, exchange in zip(trained, found, strict=True):
+                loss = self._shown.losses(messages[: position + 1], tools, exchange)
+                for what in loss.turn:
+                    # A template that shows no reasoning at all is used, and the report says so.
+                    if what != "reasoning" or "reasoning_content" not in self._shape.hidden:
+                        raise RowFault("the chat template leaves out what the turn says", what)
+                context = loss.context
+            self._lost[id(conversation)] = (conversation, context)
             if any(control.could_join(control.broken(text)) for text in leaves):
                 self._joining.refuse(messages, tools, trained, found)
         except TemplateFault as fault:

@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import SpawnContext, SpawnProcess
 
 from hfkit.errors import HfkitError, RequestError, WorkError
 
@@ -23,8 +25,9 @@ Job = Callable[[bytes], bytes]
 
 _DONE, _REFUSED, _FAILED = b"+", b"!", b"?"
 
-# Of <sys/prctl.h>: the signal that a process gets when the one that started it is gone.
+# From <sys/prctl.h>: the signal that a process gets when the thread that started it is gone.
 _PR_SET_PDEATHSIG = 1
+_SECONDS_TO_END = 10
 
 
 def on_workers(job: str, settings: str, work: Iterable[bytes], count: int) -> Iterator[bytes]:
@@ -33,44 +36,39 @@ def on_workers(job: str, settings: str, work: Iterable[bytes], count: int) -> It
     Args:
         job: `package.module:function`; called with `settings` in each worker, the function gives the Job.
         settings: as the function wants them.
-        work: read as workers become free. What it raises comes through as it is.
+        work: read as workers become free; what it raises comes through as it is.
         count: how many processes.
 
     Raises:
         RequestError: the job raised it.
-        WorkError: the job raised it or anything else, a worker died, or none could be started.
+        WorkError: the job raised it, or something that nobody foresaw; or a worker died, or could not start.
     """
     # Not forked: the parent's libraries have threads, which a fork would leave half alive.
     start = multiprocessing.get_context("spawn")
-    processes: list[SpawnProcess] = []
-    free: deque[Connection] = deque()
+    workers: list[_Worker] = []
+    free: deque[_Worker] = deque()
     # Each worker has one piece at a time, answered before the next is sent, so that no pipe fills up on both sides.
-    busy: deque[Connection] = deque()
+    busy: deque[_Worker] = deque()
     try:
         for _ in range(count):
-            ours, theirs = start.Pipe()
-            process = start.Process(target=_work, args=(theirs, job, settings, os.getpid()), daemon=True)
-            _start(process)
-            # Only then does a worker see the end of its pipe when this process is gone.
-            theirs.close()
-            processes.append(process)
-            free.append(ours)
+            workers.append(_Worker.started(start, job, settings))
+            free.append(workers[-1])
         for piece in work:
             answer = None
             if not free:
                 free.append(busy.popleft())
-                answer = _answer(free[0])
+                answer = free[0].answer()
             busy.append(free.popleft())
-            _send(busy[-1], piece)
+            busy[-1].send(piece)
             if answer is not None:
                 yield answer
         while busy:
-            yield _answer(busy.popleft())
+            yield busy.popleft().answer()
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+        for worker in workers:
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join()
 
 
 def cores() -> int:
@@ -87,68 +85,103 @@ def named_job(job: str, settings: str) -> Job:
     return made
 
 
-def _start(process: SpawnProcess) -> None:
-    try:
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A process at work, and this process's end of the pipe to it."""
+
+    process: SpawnProcess
+    connection: Connection
+
+    @classmethod
+    def started(cls, start: SpawnContext, job: str, settings: str) -> _Worker:
+        ours, theirs = start.Pipe()
+        process = start.Process(target=_work, args=(theirs, job, settings), daemon=True)
         process.start()
-    except RuntimeError as error:
-        # A worker reads the script that this process runs once more, and has come here again by it.
-        if multiprocessing.parent_process() is None:
-            raise
-        script = sys.modules["__main__"].__spec__ or sys.argv[0]
-        raise WorkError(
-            f"{script}: the processes that prepare training data read this script too, and so would run it again; put "
-            'what it does under `if __name__ == "__main__":`'
-        ) from error
+        # Only then does a worker see the end of its pipe when this process is gone.
+        theirs.close()
+        return cls(process, ours)
+
+    def send(self, piece: bytes) -> None:
+        try:
+            self.connection.send_bytes(piece)
+        except OSError as error:
+            # It is gone. What it said before it went is the better reason, if it said anything.
+            self.answer()
+            raise self._lost() from error
+
+    def answer(self) -> bytes:
+        try:
+            said = self.connection.recv_bytes()
+        # The end in the midst of an answer is an OSError.
+        except (EOFError, OSError) as error:
+            raise self._lost() from error
+        if said[:1] == _DONE:
+            return said[1:]
+        text, trace = json.loads(said[1:])
+        if said[:1] == _REFUSED:
+            raise RequestError(text)
+        raise WorkError(text) from RuntimeError(trace)
+
+    def _lost(self) -> WorkError:
+        self.process.join(_SECONDS_TO_END)
+        code = self.process.exitcode
+        # All that a worker's own work raises is sent here, so it can only have failed while it read the script anew.
+        if code is not None and code > 0:
+            return WorkError(
+                f"a process that prepares training data could not start (exit code {code}): it reads the script that "
+                'was run first, and what that does must stand under `if __name__ == "__main__":`'
+            )
+        return WorkError("a process that prepares training data died; is there enough memory?")
 
 
-def _send(connection: Connection, piece: bytes) -> None:
-    try:
-        connection.send_bytes(piece)
-    except (BrokenPipeError, ConnectionResetError) as error:
-        # It may have said why before it went; then this raises that.
-        _answer(connection)
-        raise _died() from error
-
-
-def _answer(connection: Connection) -> bytes:
-    try:
-        said = connection.recv_bytes()
-    # Some of an answer, and then no more of it, is an OSError.
-    except (EOFError, OSError) as error:
-        raise _died() from error
-    if said[:1] == _REFUSED:
-        raise RequestError(json.loads(said[1:]))
-    if said[:1] == _FAILED:
-        raise WorkError(json.loads(said[1:]))
-    return said[1:]
-
-
-def _died() -> WorkError:
-    return WorkError("a process that prepares training data died; is there enough memory?")
-
-
-def _work(connection: Connection, job: str, settings: str, parent: int) -> None:
+def _work(connection: Connection, job: str, settings: str) -> None:
     """A worker's life: work in, answers out, until nobody is there any more."""
-    _end_with(parent)
+    _end_with_parent()
     # One process a core: threads of the tokenizer would only get into each other's way.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        _answer_all(connection, job, settings)
-    # Where the parent is gone, there is nobody to tell.
+        try:
+            do = named_job(job, settings)
+        except Exception as error:
+            connection.send_bytes(_told(error))
+            return
+        while True:
+            connection.send_bytes(_answered(do, connection.recv_bytes()))
+    # The parent is gone, perhaps in the midst of a piece.
     except (EOFError, OSError, KeyboardInterrupt):
         return
 
 
-def _answer_all(connection: Connection, job: str, settings: str) -> None:
-    """Raises EOFError or OSError when the other end of the connection is gone."""
-    piece: bytes | None = None
-    do: Job | None = None
-    while True:
-        try:
-            if do is None:
-                do = named_job(job, settings)
-            answer = _DONE + do(piece) if piece is not None else b""
-        except RequestError as error:
-            answer = _REFUSED + json.dumps(str(error)).encode()
-        except HfkitError as error:
-            answer = _FAILED + json.dumps(str(error)).encode()
+def _answered(do: Job, piece: bytes) -> bytes:
+    try:
+        return _DONE + do(piece)
+    # Whatever it is, it is for the parent to raise: here nobody would read it.
+    except Exception as error:
+        return _told(error)
+
+
+def _told(error: Exception) -> bytes:
+    mark, text = _FAILED, str(error)
+    if isinstance(error, RequestError):
+        mark = _REFUSED
+    elif not isinstance(error, HfkitError):
+        said = (text.strip() or "no message").splitlines()[0]
+        text = (
+            f"unexpected {type(error).__name__} in a process that prepares training data: {said}; --debug shows where "
+            "it happened; please report it"
+        )
+    return mark + json.dumps([text, "".join(traceback.format_exception(error))]).encode()
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process as soon as its parent is gone, even where that is killed while this one works.
+
+    Where the system cannot, a worker ends when it next reads from its pipe.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():
+        # It was gone before the system could know that we want to be told.
+        os._exit(1)

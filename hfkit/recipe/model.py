@@ -1,12 +1,18 @@
 """`model`: which model is trained and asked, and how it is loaded."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt, MinLen
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
-from hfkit.recipe.section import FilePath, Scalar, Section, Text
+from hfkit.recipe.section import FilePath, Scalar, Section, Text, broken_rule
+
+# What rendering itself gives to a template.
+_GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 class AdapterSection(Section):
@@ -53,3 +59,20 @@ class ModelSection(Section):
     adapter: AdapterSection | None = Field(
         default=AdapterSection(), description="The adapter that is trained; null trains all of the model's weights."
     )
+
+    @model_validator(mode="after")
+    def _argument_names_are_free(self) -> Self:
+        for name in self.template_arguments:
+            if name in _GIVEN | _TOKENS:
+                raise broken_rule(
+                    "template_arguments", f"{name} is given to the template by hfkit itself; leave it out"
+                )
+        date = self.template_arguments.get("strftime_now")
+        if date is not None:
+            try:
+                datetime.fromisoformat(str(date))
+            except ValueError as error:
+                raise broken_rule(
+                    "template_arguments", f"strftime_now: expected a date such as 2025-12-31, got {date}"
+                ) from error
+        return self

@@ -28,8 +28,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for finding in findings:
             emit(f"{_MARKS[finding.severity]} {finding.key}: {finding.text}")
-        emit(f"{arguments.recipe}: {f'{len(errors)} errors' if errors else 'ready to run'}")
+        emit(f"{arguments.recipe}: {_verdict(len(errors))}")
     return 2 if errors else 0
+
+
+def _verdict(errors: int) -> str:
+    return "ready to run" if not errors else f"{errors} error{'s' if errors > 1 else ''}"
 
 
 def _has_model(findings: list[Finding]) -> bool:

@@ -29,7 +29,8 @@ class Draft:
         self._length = 0
         self._headings: list[tuple[int, str]] = []
         self._first: str | None = None
-        self._starts: list[tuple[tuple[tuple[int, str], ...], int, int | None]] = [((), 0, None)]
+        # Of each section: the headings above it, where the line of its own begins, and where what is under it does.
+        self._starts: list[tuple[tuple[tuple[int, str], ...], int, int, int | None]] = [((), 0, 0, None)]
         self._ends: list[int] = []
         self._page: int | None = None
 
@@ -43,9 +44,10 @@ class Draft:
         if level == 1 and self._first is None:
             self._first = name
         self._headings = [*(above for above in self._headings if above[0] < level), (level, name)]
+        line = self._length
         if written:
             self._write(f"{name}\n")
-        self._start()
+        self._start(line)
 
     def block(self, text: str) -> None:
         """A paragraph, a list, a table, code: anything that a blank line ends."""
@@ -58,7 +60,7 @@ class Draft:
         it, too, until another is named."""
         self._ends.append(self._length)
         self._page = self._page if page is None else page
-        self._start()
+        self._start(self._length)
 
     def under(self, path: Sequence[str]) -> None:
         """What follows the next `section` is under the title and this path, of which nothing is written."""
@@ -74,9 +76,12 @@ class Draft:
         text = printable("".join(self._parts))
         name = printable(one_line(title or "") or self._first or PurePath(id).stem)
         sections: list[Section] = []
-        for (headings, start, page), end in zip(self._starts, self._ends, strict=True):
+        below = [found[0] for found in self._starts[1:]]
+        for (headings, line, start, page), following, end in zip(self._starts, [*below, ()], self._ends, strict=True):
             if not text[start:end].strip():
-                continue
+                if line == start or following[: len(headings)] == headings:
+                    continue
+                start, end = line, start  # a heading with nothing under it is found by its own line
             names = [printable(heading) for _, heading in headings]
             top = bool(headings) and headings[0][0] == 1
             sections.append(Section(tuple(names) if top else (name, *names), start, end, page))
@@ -84,8 +89,8 @@ class Draft:
             raise Empty("holds no text")
         return Document(id, name, text, tuple(sections), metadata=scalars(metadata))
 
-    def _start(self) -> None:
-        self._starts.append((tuple(self._headings), self._length, self._page))
+    def _start(self, line: int) -> None:
+        self._starts.append((tuple(self._headings), line, self._length, self._page))
         if len(self._starts) > self._limits.sections:
             raise Unreadable(f"more than the {self._limits.sections:,} sections that one document may have")
 

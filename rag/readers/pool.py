@@ -97,6 +97,7 @@ class _Worker:
                         current = None
                     if time.monotonic() > last:
                         self.close()
+                        current = None  # all that comes behind is unread as well: it is the whole that is skipped
                         seconds = _ARCHIVE_TIMES * self._limits.seconds
                         raise _BrokenOff(f"took more than {seconds:g} seconds in all; the rest of it is not read")
             except _BrokenOff as reason:

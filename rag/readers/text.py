@@ -40,19 +40,21 @@ def parse_rst(id: str, text: str) -> Document:
     one and the same punctuation mark. A style that is met for the first time is a level below those met before."""
     headings = list(_titles(text))
     title = headings[0][1] if headings else one_line(PurePath(id).stem)
-    styles: list[str] = []
+    styles_of = [style for style, *_ in headings]
+    styles = list(dict.fromkeys(styles_of))
     sections: list[Section] = []
     stack: list[str] = []
     first = headings[0][2] if headings else len(text)
     if text[:first].strip() or not headings:
         sections.append(Section((title,), 0, first))
     ends = [start for _, _, start, _ in headings[1:]] + [len(text)]
-    for (style, name, _, body), end in zip(headings, ends, strict=False):
-        if style not in styles:
-            styles = [*styles, style]
-        level = styles.index(style)
+    levels = [styles.index(style) for style in styles_of]
+    for (_, name, start, body), level, below, end in zip(headings, levels, [*levels[1:], 0], ends, strict=False):
         stack = [*stack[:level], name]
-        sections.append(Section(tuple(stack) if stack[0] == title else (title, *stack), body, end))
+        path = tuple(stack) if stack[0] == title else (title, *stack)
+        # Of a title with nothing under it, not even another title, the section is the lines that write it.
+        alone = below <= level and not text[body:end].strip()
+        sections.append(Section(path, start, body) if alone else Section(path, body, end))
     return Document(id, title, text, tuple(sections))
 
 

@@ -3,7 +3,8 @@
 A request is a line of JSON on standard input, `{"id", "name", "path", "skip", "limits"}`; the reply is lines of JSON on
 standard output: `{"begin": id}` for each file (an archive has many), then `{"document": ...}` or `{"skipped": reason}`,
 and `{"end": true}`. `skip` leaves out that many files at the start: those read before a worker had to be killed.
-The process can write no file and has a bounded address space; time is bounded by whoever drives it.
+The process can write no byte into any file and has a bounded address space; time is bounded by whoever drives it. That
+holds a parser's mistakes in, and is no prison: it keeps the user's rights, and so could still empty or remove a file.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def main() -> None:
 
 
 def _bound_this_process(memory: int) -> None:
-    """Bounds its memory and keeps it from writing files, where the system has such bounds (Linux has, Windows not)."""
+    """Bounds its memory and the size of what it may write, to nothing, where the system has such bounds (Linux has,
+    Windows not)."""
     if sys.platform == "win32":
         return
     import resource

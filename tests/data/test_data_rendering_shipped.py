@@ -125,6 +125,7 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
     "call": [user(), calls("Paris")],
     "call and result": [user(), calls("Paris"), RESULT, says("21 degrees")],
     "call with words": [user(), calls("Paris", content="I look it up"), RESULT, says("21 degrees")],
+    "call with words that repeat its argument": [user(), calls("Paris", content="Paris"), RESULT, says("21 degrees")],
     "call with reasoning": [user(), calls("Paris", reasoning_content="look it up"), RESULT, says("21 degrees")],
     "two calls": [user(), calls("Paris", "Rome"), RESULT, RESULT, says("warm")],
     "special tokens": [
@@ -334,7 +335,7 @@ def test_what_is_trained_is_what_transformers_says_must_follow(
     for reason, count in refused.items():
         record_property(reason, count)
     # Gemma's first template takes neither system prompts nor tools nor two replies in a row.
-    assert refused.total() <= 12, refused
+    assert refused.total() <= 13, refused
 
 
 @needs_trl
@@ -347,7 +348,12 @@ def test_mainstream_templates_take_nearly_everything() -> None:
         "lfm2_2_5": {"the assistant opens"},
         "gptoss": {"the assistant opens", "two calls"},
         "gemma4_v2": {"the assistant opens"},
-        "muse_glimmer": {"the assistant opens", "developer", "call with words"},
+        "muse_glimmer": {
+            "the assistant opens",
+            "developer",
+            "call with words",
+            "call with words that repeat its argument",
+        },
         "nemotron_3_nano": {"the assistant opens"},
         "qwen3_5_think": {"the assistant opens", "developer"},
     }

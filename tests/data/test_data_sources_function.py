@@ -105,3 +105,84 @@ def test_a_module_that_is_no_python_is_found_by_check(chat_source: Path) -> None
     chat_source.write_text("def chats(:\n", encoding="utf-8")
     severity, text = check_source(CallableSource(callable="own.chat_source:chats"), allow_code=True)
     assert severity == "error" and "chat_source.py:1" in text
+
+
+LOUD = """
+import os
+import subprocess
+import sys
+from sys import stdout as kept
+
+def speak(what):
+    print("printed", what)
+    kept.write(f"kept {what}\\n")
+    os.write(1, f"written {what}\\n".encode())
+    subprocess.run([sys.executable, "-c", f"print('other program {what}')"])
+
+speak("import")
+
+def chats():
+    speak("call")
+    return Rows()
+
+class Rows:
+    def __iter__(self):
+        speak("row")
+        yield {"n": 1}
+"""
+
+
+def test_what_a_function_prints_is_kept_out_of_standard_output(
+    chat_source: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chat_source.write_text(LOUD, encoding="utf-8")
+    print("before")
+    assert read("own.chat_source:chats") == [("own.chat_source:chats#0", {"n": 1})]
+    print("after")
+    said = capfd.readouterr()
+    assert said.out == "before\nafter\n"
+    for how in ("printed", "kept", "written", "other program"):
+        for what in ("import", "call", "row"):
+            assert f"{how} {what}\n" in said.err
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def chats():\n    raise GeneratorExit('out')", "chats: GeneratorExit: out, when it was called"),
+        ("def chats():\n    yield {'n': 1}\n    raise GeneratorExit", "chats#1: GeneratorExit: without a word, before"),
+        ("class Odd(BaseException): pass\ndef chats():\n    yield {}\n    raise Odd('x')", "chats#1: Odd: x, before"),
+        ("def chats():\n    yield {'n': 1}\n    raise SystemExit(0)", "chats#1: SystemExit: 0, before"),
+        ("raise GeneratorExit", "chats: GeneratorExit: without a word, when the module own.chat_source was imported"),
+        ("class chats:\n    def __iter__(self): raise ValueError('no')", "chats: ValueError: no, when its rows were"),
+    ],
+)
+def test_whatever_a_function_raises_is_one_sentence(chat_source: Path, code: str, said: str) -> None:
+    chat_source.write_text(code + "\n", encoding="utf-8")
+    with pytest.raises(RequestError) as caught:
+        read("own.chat_source:chats")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_users_interruption_is_not_the_functions(chat_source: Path) -> None:
+    chat_source.write_text("def chats():\n    yield {'n': 1}\n    raise KeyboardInterrupt\n", encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        read("own.chat_source:chats")
+
+
+@pytest.mark.parametrize("body", ["yield {'n': 1}", "return [{'n': 1}]"])
+@pytest.mark.filterwarnings("error")
+def test_an_asynchronous_function_is_said_to_be_one(chat_source: Path, body: str) -> None:
+    chat_source.write_text(f"async def chats():\n    {body}\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"own\.chat_source:chats: is asynchronous"):
+        read("own.chat_source:chats")
+    severity, text = check_source(CallableSource(callable="own.chat_source:chats"), allow_code=True)
+    assert severity == "error" and "is asynchronous" in text
+
+
+def test_a_database_in_a_variable_without_a_name_is_refused() -> None:
+    pytest.importorskip("sqlalchemy")
+    from hfkit.data.sources.database import Database
+
+    with pytest.raises(RequestError, match=r"^url: env: names no environment variable; write env:NAME"):
+        Database("env:")

@@ -1,25 +1,29 @@
 """Processes that sync, or read, until they are killed: `python -m tests.rag.sync_for_ever`, told what to do by lines.
 
-`start JOB FOLDER TYPE LOG` forks a process that does JOB and appends to LOG, and answers its id; `wait ID` answers its
-exit code, or minus the signal that ended it. One import of the libraries so serves hundreds of real processes.
+`start JOB FOLDER TYPE LOG STEP` forks a process that does JOB and appends to LOG, and answers its id; `wait ID` answers
+its exit code, or minus the signal that ended it. One import of the libraries so serves hundreds of real processes.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import faiss  # noqa: F401  # before the fork, so that no child pays for it
+import faiss  # before the fork, so that no child pays for it
 
 import rag.sync
 from rag.chunking import ChunkSettings
-from rag.documents import Corpus
+from rag.database import Database
+from rag.documents import Corpus, Document
+from rag.embedded_file import EmbeddedFile
 from rag.index import Index
 from rag.layout import IndexSettings
 from rag.search import SearchSettings
+from rag.store import Store
 from tests.rag.hash_embedder import HashEmbedder, make_corpus
 
 SETTINGS = ChunkSettings(24, 4)
@@ -42,7 +46,59 @@ def sync(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> Non
         say("open")
         while True:
             report = index.sync(corpus(index.generation % 2))
-            say(str(report.generation))
+            if report.added or report.changed or report.removed:  # else another process made this generation
+                say(str(report.generation))
+
+
+def die(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> None:
+    """Syncs once, and kills itself at the step that the environment names: `DIE_AT`, counted from 0. Steps are those at
+    which a file or a row changes, so that every state that a kill can leave comes up for some number."""
+    left = int(os.environ["DIE_AT"])
+
+    def step(name: str) -> None:
+        nonlocal left
+        if left == 0:
+            say(f"died at {name}")
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    def before(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def stepping(*arguments: object, **named: object) -> object:
+            step(name)
+            return original(*arguments, **named)
+
+        setattr(owner, name, stepping)
+
+    def half_written(index: object, path: str) -> None:
+        write(index, path)
+        if left == 0:
+            os.truncate(path, Path(path).stat().st_size // 2)
+        step("a vectors file half written")
+
+    rag.sync._SLAB = 40
+    write = faiss.write_index
+    faiss.write_index = half_written
+    with Index.create_or_open(folder, HashEmbedder(), SETTINGS, layout, wait_seconds=60) as index:
+        before(EmbeddedFile, "add")
+        before(Store, "delete_documents")
+        before(Store, "next_generation")
+        before(Store, "set_meta")
+        before(Database, "settle")
+        for name in ("replace", "unlink"):
+            before(Path, name)
+        before(os, "fsync")
+        inserted = Store.insert_document
+
+        def insert(store: Store, document: Document, *rest: object) -> None:
+            inserted(store, document, *rest)  # type: ignore[arg-type]
+            if document.id in ("both-1.txt", "both-22.txt"):
+                step("a row of the transaction")
+
+        Store.insert_document = insert  # type: ignore[method-assign]
+        report = index.sync(corpus(index.generation % 2))
+        say(f"lived {report.generation}")
 
 
 def read(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> None:
@@ -60,11 +116,16 @@ def read(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> Non
     say(f"read up to {generation}")
 
 
-JOBS: Mapping[str, Callable[[Path, IndexSettings, Callable[[str], None]], None]] = {"sync": sync, "read": read}
+JOBS: Mapping[str, Callable[[Path, IndexSettings, Callable[[str], None]], None]] = {
+    "sync": sync,
+    "die": die,
+    "read": read,
+}
 
 
-def work(job: str, folder: str, kind: str, log: str) -> int:
+def work(job: str, folder: str, kind: str, log: str, step: str) -> int:
     """In the forked process."""
+    os.environ["DIE_AT"] = step
     with Path(log).open("a", encoding="utf-8", buffering=1) as file:
         try:
             JOBS[job](Path(folder), IndexSettings(kind), lambda line: print(line, file=file))  # type: ignore[arg-type]

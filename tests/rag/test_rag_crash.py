@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from tests.rag.sync_for_ever import SETTINGS, corpus
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
 
 ROOT = Path(__file__).parents[2]
+TRANSACTION = ("delete_documents", "a row of the transaction", "next_generation", "set_meta")
 
 
 class Processes:
@@ -53,9 +55,9 @@ class Processes:
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
 
-    def start(self, job: str, folder: Path, log: Path, kind: str = "auto") -> int:
+    def start(self, job: str, folder: Path, log: Path, kind: str = "auto", step: int = 0) -> int:
         log.touch()
-        return self._ask(f"start {job} {folder} {kind} {log}")
+        return self._ask(f"start {job} {folder} {kind} {log} {step}")
 
     def wait(self, process: int) -> int:
         return self._ask(f"wait {process}")
@@ -67,6 +69,16 @@ class Processes:
     def close(self) -> None:
         self._server.kill()
         self._server.communicate()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An index of one generation, of each kind."""
+    folder = tmp_path_factory.mktemp("made")
+    for kind in ("flat", "hnsw"):
+        with Index.create_or_open(folder / kind, HashEmbedder(), SETTINGS, IndexSettings(kind)) as index:
+            index.sync(corpus(0))
+    return {kind: folder / kind for kind in ("flat", "hnsw")}
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +123,60 @@ def test_a_killed_sync_leaves_one_whole_generation(
             index.verify()
             assert index.generation >= max([reached, *said]), "what was committed is lost"
             reached = index.generation
-            expected = corpus((reached - 1) % 2).documents if reached else ()
-            assert held(index) == {document.id: document for document in expected}
-            hits = index.search("word7", SearchSettings("hybrid", 50))
-            assert {hit.chunk.document_id for hit in hits} <= {document.id for document in expected}
-        assert f"vectors-{reached}.faiss" in visible(folder)
-        assert sum(name.startswith("vectors-") for name in visible(folder)) == 1
-        assert not any(name.endswith((".tmp", "-wal", "-shm")) for name in visible(folder))
+            check_what_is_held(index, reached)
+        assert visible(folder) == {"index.sqlite", f"vectors-{reached}.faiss", f"lexical-{reached}.postings"}
     assert reached > 5, "the syncs were never far enough to be killed in the middle"
-    assert resumed + left_over > 3, "no kill ever came in the middle of a sync"
+    assert resumed + left_over > 3, "no kill ever came in the middle of a sync"  # the next test has every moment
     with Index.create_or_open(folder, HashEmbedder(), SETTINGS) as index:
         assert index.sync(corpus(reached % 2)).generation == reached + 1, "and then the sync finishes"
         index.verify()
+
+
+def check_what_is_held(index: Index, generation: int) -> None:
+    """The documents of this generation and no others, and searches that find all of them."""
+    expected = corpus((generation - 1) % 2).documents if generation else ()
+    assert held(index) == {document.id: document for document in expected}
+    chunks = set(index.chunks())
+    for mode in ("dense", "lexical", "hybrid"):
+        hits = index.search("corpus says word", SearchSettings(mode, 500))
+        assert {hit.chunk for hit in hits} == chunks, "every chunk holds some of these words"
+        assert bool(chunks) == bool(expected)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_a_kill_at_every_step_leaves_one_whole_generation(
+    made: dict[str, Path], folder: Path, tmp_path: Path, processes: Processes, kind: str
+) -> None:
+    """Before and after each file that is written, moved or taken away, and in the middle of the transaction."""
+    died: list[str] = []
+    generations = set()
+    for step in range(200):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(made[kind], folder)
+        log = tmp_path / f"{kind}-{step}.log"
+        code = processes.wait(processes.start("die", folder, log, kind, step))
+        said = log.read_text(encoding="utf-8").strip()
+        if code == 0:
+            assert said == "lived 2"
+            break
+        assert (code, said.startswith("died at ")) == (-signal.SIGKILL, True), said
+        died.append(said.removeprefix("died at "))
+        verification = verify_index(folder)
+        assert all(finding.part in ("vectors file", "lexical file") for finding in verification.findings), said
+        with Index.create_or_open(folder, HashEmbedder(), SETTINGS) as index:
+            generation = index.generation
+            check_what_is_held(index, generation)
+            index.verify()
+        generations.add(generation)
+        assert visible(folder) == {"index.sqlite", f"vectors-{generation}.faiss", f"lexical-{generation}.postings"}, (
+            said
+        )
+        committed = said.removeprefix("died at ") not in ("add", *TRANSACTION)
+        assert generation == (2 if committed else 1), f"{said}: all of it, or nothing"
+    assert code == 0, "no sync ever came to its end"
+    assert generations == {1, 2}
+    files = {"add", "a vectors file half written", "replace", "unlink", "fsync"}
+    assert set(died) == {*TRANSACTION, *files, "settle"}, "a step was never taken"
 
 
 class Killed(BaseException):

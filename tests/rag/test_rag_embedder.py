@@ -167,11 +167,54 @@ def test_the_revision_of_a_folder_is_its_content(model: Path, prompted: Path, tm
 
 def test_the_revision_of_a_hub_model_is_the_commit_that_was_loaded(model: Path) -> None:
     loaded = SentenceTransformerEmbedder.load(model)._model
-    assert _hub_revision(loaded, "v2") == "v2", "where the model does not say it"
-    assert _hub_revision(loaded, None) == "main"
+    assert _hub_revision(loaded, "a/b", "v2") == "v2", "where neither the model nor the cache says it"
+    assert _hub_revision(loaded, "a/b", None) == "main"
     assert loaded.transformers_model is not None
     loaded.transformers_model.config._commit_hash = "0123abcd"
-    assert _hub_revision(loaded, "v2") == "0123abcd", "a branch stands at another commit tomorrow"
+    assert _hub_revision(loaded, "a/b", "v2") == "0123abcd", "a branch stands at another commit tomorrow"
+
+
+def make_static_model(folder: Path) -> Path:
+    """Random vectors for a few words, with a tokenizer whose file asks for truncation and adds special tokens."""
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    tokens = {token: number for number, token in enumerate(["[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer.enable_truncation(8)
+    rows = np.random.default_rng(0).standard_normal((len(tokens), 16)).astype(np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, rows)], device="cpu").save(str(folder))
+    assert json.loads((folder / "tokenizer.json").read_text())["truncation"]["max_length"] == 8
+    return folder
+
+
+def test_a_static_embedder_cuts_nothing_though_its_tokenizer_would(tmp_path: Path) -> None:
+    embedder = SentenceTransformerEmbedder.load(make_static_model(tmp_path / "static"), precision="fp32")
+    long = " ".join(["cat"] * 20 + ["dog"] * 20)
+    assert embedder.count_tokens([long, "cat", ""]) == [40, 1, 0], "as the model reads it: without special tokens"
+    cat, dog, both = embedder.encode_passages(["cat", "dog", long])
+    assert float(both @ dog) > float(cat @ dog) + 0.1, "the second half is read, too"
+    assert float(both @ dog) == pytest.approx(float(embedder.encode_queries([long])[0] @ dog), abs=1e-5)
+
+
+def test_the_revision_of_a_static_hub_model_is_the_commit_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "models--someone--static"
+    make_static_model(cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    for branch in ("main", "v2"):
+        (cached / "refs" / branch).write_text(commit)
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path))
+    for asked in (None, "v2", commit):
+        assert SentenceTransformerEmbedder.load("someone/static", revision=asked).revision == commit
 
 
 def test_batches_hold_so_many_tokens_and_give_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import rag.filters
 from rag.chunking import ChunkSettings
 from rag.corpus import Corpus, Document, Section
 from rag.errors import RagRequestError
-from rag.filters import Filter, check_filter
+from rag.filters import AllowedChunks, Filter, check_filter
 from rag.index import Index
 from rag.search import Mode, SearchSettings
+from rag.store import Ids, Store
 from tests.rag.hash_embedder import HashEmbedder
 
 METADATA: dict[str, dict[str, str | int | float | bool]] = {
@@ -130,6 +132,66 @@ def test_a_name_that_no_document_has(index: Index, folder: Path, embedder: HashE
         found(index, {"zzz": {"ne": 1}})
     with Index.create_or_open(folder.with_name("empty"), embedder, ChunkSettings(24, 0)) as empty:
         assert found(empty, {"autor": "Ada"}) == ""
+
+
+@pytest.mark.parametrize("name", ["author", 'it\'s "odd" -- %', "document", "source"])
+def test_a_long_list_is_one_condition(index: Index, name: str) -> None:
+    """Of every kind of value, by a name that a path can quote and by one that it cannot."""
+    many: list[str | int | float | bool] = [f"nobody {number}" for number in range(3000)]
+    many += [*range(10, 3000), *(number + 0.5 for number in range(1000)), False]
+    expected = {"author": "ac", "document": "a", "source": "b"}.get(name, "c")
+    sought: list[str | int | float | bool] = ["Ada", "a.md", "docs/deep/b.md", 1]
+    assert found(index, {name: [*many, *sought]}) == expected
+    assert found(index, {name: {"in": many}}) == ""
+    assert found(index, {name: {"not_in": [*many, *sought]}}) == "".join(sorted(set("abcde") - set(expected)))
+
+
+@pytest.mark.parametrize("name", ["a.b", "a[0]", "$", "a\\b", 'a"b', "größe", "名", "a b", "'", "\x01"])
+def test_any_name_is_found_as_it_is_written(folder: Path, embedder: HashEmbedder, name: str) -> None:
+    metadata: list[dict[str, str | int | float | bool]] = [{name: "x"}, {f"{name}x": "x"}, {"a": "x", "b": "x"}]
+    documents = [
+        Document(f"{number}", "T", "cats", (Section((), 0, 4),), "", known) for number, known in enumerate(metadata)
+    ]
+    with Index.create_or_open(folder, embedder, ChunkSettings(24, 0)) as made:
+        made.sync(Corpus(tuple(documents)))
+        assert found(made, {name: "x"}) == found(made, {name: {"exists": True}}) == found(made, {name: ["x"]}) == "0"
+        assert found(made, {name: {"ne": "x"}}) == found(made, {name: {"exists": False}}) == "12"
+
+
+def test_a_filter_that_is_asked_again_costs_no_look(
+    index: Index, embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    look_up = rag.filters._look_up
+
+    def counted(store: Store, *asked: Any) -> Ids:
+        looks.append(asked)
+        return look_up(store, *asked)
+
+    monkeypatch.setattr(rag.filters, "_look_up", counted)
+    for _ in range(3):
+        assert found(index, {"author": "Ada", "year": {"gte": 2020}}) == "c"
+        assert found(index, {"year": {"gte": 2020}, "author": "Ada"}) == "c", "the order says nothing"
+    assert len(looks) == 1
+    assert [found(index, {"draft": value}) for value in (True, 1, 1.0, "1", [True])] == ["b", "d", "d", "", "b"]
+    assert len(looks) == 6, "these are five filters"
+    index.sync(Corpus(tuple(document(id, f"cats of {id} again") for id in ("a.md", "c.md"))))
+    assert found(index, {"author": "Ada"}) == "ac"
+    assert found(index, {"author": "Ada", "year": {"gte": 2020}}) == "c"
+    assert len(looks) == 8, "another generation"
+
+
+def test_what_filters_allowed_is_forgotten_at_last(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rag.filters, "_MOST_KEPT", 4)
+    allowed = AllowedChunks()
+    with index._store.database.snapshot():
+        for year in range(2000, 2030):
+            for filter in ({"year": {"gte": year}}, {"author": "Ada"}):
+                allowed.find(index._store, filter, None)
+                assert sum(map(len, allowed._kept.values())) <= 4
+        every = allowed.find(index._store, {}, None)
+        assert every is not None and len(every) == 5, "more than is kept, and right"
+        assert len(allowed._kept) == 1
 
 
 SCALARS = st.one_of(

@@ -226,9 +226,9 @@ def test_another_programs_database_is_not_touched(folder: Path, embedder: HashEm
 
 def test_a_newer_format_is_refused(folder: Path, embedder: HashEmbedder) -> None:
     Index.create_or_open(folder, embedder, SETTINGS).close()
-    assert rows(folder, "PRAGMA user_version") == [(2,)]
-    rows(folder, "PRAGMA user_version = 3")
-    with pytest.raises(RagError, match="has the format 3 and this version reads 2; update"):
+    assert rows(folder, "PRAGMA user_version") == [(3,)]
+    rows(folder, "PRAGMA user_version = 4")
+    with pytest.raises(RagError, match="has the format 4 and this version reads 3; update"):
         Index.open(folder)
 
 

@@ -237,7 +237,7 @@ def test_blocks_of_large_files_are_sampled_and_verified_whole(folder: Path, monk
     insert(store, unit_rows(COUNT, 1), "d")
     put(folder, store)
     path = folder / "vectors-1.faiss"
-    file = read_file(path, store.manifest.index_id, 1)
+    file = read_file(path, store.token, 1)
     assert file is not None
     assert file.broken_blocks(everything=True) == file.broken_blocks(everything=False) == []
     content = bytearray(path.read_bytes())

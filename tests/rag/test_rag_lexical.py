@@ -254,7 +254,7 @@ def test_arrays_come_back_and_damage_is_seen_where_it_is_read(tmp_path: Path) ->
     big = np.arange(200_000, dtype=np.int32)
     write_arrays(path, "ab", 7, {"base": 3}, {"big": big, "none": np.zeros(0, dtype=np.uint8)})
     file = ArrayFile(path)
-    assert (file.index_id, file.generation, file.described["base"]) == ("ab", 7, 3)
+    assert (file.token, file.generation, file.described["base"]) == ("ab", 7, 3)
     assert np.array_equal(file.array("big"), big) and len(file.array("none")) == 0 and "other" not in file
     data = bytearray(path.read_bytes())
     start = data.index(big[150_000:].tobytes()[:64])

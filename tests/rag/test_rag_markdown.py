@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag.chunking import ChunkSettings, chunk_document
 from rag.markdown import find_headings, parse_markdown
+from tests.rag.hash_embedder import HashEmbedder
 
 LINES = st.lists(
     st.sampled_from(
@@ -114,7 +116,21 @@ def test_front_matter_is_no_section_and_may_give_the_title() -> None:
 
 
 def test_a_heading_without_a_body_is_kept() -> None:
-    assert sections("# A\n## B\n") == [(("A",), ""), (("A", "B"), "")]
+    assert sections("# A\n## B\n") == [(("A",), ""), (("A", "B"), "## B\n")]
+    assert sections("# A\n#\n") == [(("A",), "# A\n"), (("A",), "")], "a heading of no words says nothing"
+
+
+def test_headings_without_a_body_are_found(embedder: HashEmbedder) -> None:
+    """Under the heading alone where it is the last of its branch; others stand in the paths of those below."""
+    text = "# Guide\n## Reset the device\n\n## Warranty\nTwo years.\n### Exceptions\nNone\n----\n"
+    document = parse_markdown("guide.md", text)
+    chunks = chunk_document(document, ChunkSettings(32, 0), embedder.count_tokens)
+    assert [(chunk.heading_path, chunk.text) for chunk in chunks] == [
+        (("Guide", "Reset the device"), "## Reset the device"),
+        (("Guide", "Warranty"), "Two years."),
+        (("Guide", "Warranty", "Exceptions"), "### Exceptions"),
+        (("Guide", "None"), "None\n----"),
+    ]
 
 
 @given(LINES)
@@ -122,8 +138,9 @@ def test_no_line_is_lost(lines: list[str]) -> None:
     text = "\n".join(lines)
     document = parse_markdown("guide.md", text)
     found = list(find_headings(text, document.sections[0].start if text.startswith("---") else 0))
+    # A heading with nothing under it is a section itself.
     pieces = sorted(
-        [(section.start, section.end) for section in document.sections] + [(head.start, head.end) for head in found]
+        {(section.start, section.end) for section in document.sections} | {(head.start, head.end) for head in found}
     )
     reached = 0
     for start, end in pieces:

@@ -108,6 +108,23 @@ def test_html() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.rst", "Guide\n=====\n\nReset\n-----\n\nUse\n---\nwords\n", ["Guide / Reset", "Guide / Use"]),
+        ("a.rst", "Guide\n=====\n", ["Guide"]),
+        ("a.html", "<h1>Guide</h1><h2>Reset</h2><h2>Use</h2><p>words</p>", ["Guide / Reset", "Guide / Use"]),
+        ("a.html", "<h1>Guide</h1><h2>Reset</h2>", ["Guide / Reset"]),
+        ("a.md", "# Guide\n## Reset\n## Use\nwords\n", ["Guide / Reset", "Guide / Use"]),
+        ("a.md", "# Guide\n", ["Guide"]),
+    ],
+)
+def test_a_heading_with_nothing_under_it_is_a_section(name: str, text: str, expected: list[str]) -> None:
+    found = [(path, body) for path, body in parts(of(name, text)) if body]
+    assert [" / ".join(path) for path, _ in found] == expected
+    assert all("words" in body or path[-1] in body for path, body in found)
+
+
 def test_html_without_headings_is_under_its_title() -> None:
     assert parts(of("a.html", "<title>T</title><p>x")) == [(("T",), "x")]
     assert parts(of("dir/name.htm", "just <i>words</i>")) == [(("name",), "just words")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -207,6 +209,32 @@ def test_a_reranker_ranks_the_best_candidates_anew(long_documents: Index, mode: 
     expected = sorted((float(hit.chunk.text.split()[-4]) for hit in first), reverse=True)[:5]
     assert [hit.score for hit in hits] == expected
     assert set(where(hits)) <= set(where(first))
+
+
+def test_others_search_and_write_while_a_reranker_reads(folder: Path, embedder: HashEmbedder) -> None:
+    """What it ranks is of the generation that the search saw, with its neighbours, whatever is written meanwhile."""
+    texts = {f"{n}.txt": f"One of {n} is here.\n\nTwo of {n} is there.\n\nThree of {n} is not." for n in "abcd"}
+
+    class Busy:
+        def scores(self, query: str, passages: Sequence[str]) -> list[float]:
+            def others() -> str:
+                made.sync(make_corpus({"new.txt": "Entirely new."}))
+                return made.search("new", SearchSettings(top_k=1))[0].chunk.text
+
+            with ThreadPoolExecutor(1) as pool:
+                answers.append(pool.submit(others).result(timeout=60))
+            return [float(len(passages) - number) for number in range(len(passages))]
+
+    answers: list[str] = []
+    with Index.create_or_open(folder, embedder, ChunkSettings(16, 0)) as made:
+        made.sync(make_corpus(texts))
+        wanted = SearchSettings(top_k=3, rerank_candidates=6, neighbours=1, diversity=0.2)
+        plain = made.search("two there", replace(wanted, diversity=0.0))
+        hits = made.search("two there", replace(wanted, reranker=Busy()))
+        assert answers == ["Entirely new."]
+        assert hits[0].chunk == plain[0].chunk
+        assert all(hit.text == texts[hit.source][hit.start : hit.end] for hit in hits)
+        assert [hit.chunk.document_id for hit in made.search("new", SearchSettings())] == ["new.txt"]
 
 
 @pytest.mark.parametrize("bad", [[float("nan")], [1.0] * 99, []])

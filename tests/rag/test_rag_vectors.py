@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import pytest
 
+import rag.vectors
 from rag.chunking import ChunkSettings
 from rag.documents import Corpus
 from rag.errors import RagError
 from rag.index import Index
-from rag.layout import IndexSettings
+from rag.layout import IndexSettings, Kind
 from rag.search import Mode, SearchSettings
+from rag.store import Ids, Store
 from rag.vectors import VectorIndex
 from rag.vectors_building import build
 from rag.vectors_file import write_file
+from rag.vectors_gpu import GpuIndex
 from tests.rag.hash_embedder import HashEmbedder, make_corpus
 
 DENSE = SearchSettings("dense", 3)
+# The ways in which a search has a selector: around the query, or, for few that are chosen, everywhere.
+SELECTED: list[tuple[Kind, bool]] = [("flat", False), ("hnsw", False), ("flat", True)]
 TEXTS = {f"{name}.txt": f"Words about {name}. " * 3 for name in ("cats", "dogs", "ships", "trees")}
 
 
@@ -118,7 +126,7 @@ def test_verify_compares_the_file_with_the_database(
 
     with Index.create_or_open(folder, embedder, ChunkSettings(24, 0), IndexSettings(kind)) as index:
         index.sync(make_corpus(TEXTS))
-        store, index_id = index._store, index.manifest.index_id
+        store, token = index._store, index._store.token
         for swap, message in (
             (True, "the vector of chunk 1 differs"),
             (False, "is no FAISS index of this one's chunks"),
@@ -131,7 +139,7 @@ def test_verify_compares_the_file_with_the_database(
             vectors = store.vectors([2, *ids[1:].tolist()] if swap else ids[1:].tolist())
             wrong.train(vectors)
             wrong.add_with_ids(vectors, ids if swap else ids[1:])
-            write_file(folder, index_id, 1, wrong, built.layout, built.dead)
+            write_file(folder, token, 1, wrong, built.layout, built.dead)
             with pytest.raises(RagError, match=message):
                 index.verify()
 
@@ -154,6 +162,114 @@ def test_a_file_that_cannot_be_written_loses_nothing(
         assert [hit.chunk.text for hit in index.search("new", DENSE)] == ["Entirely new."]
         index.verify()
     assert names(made) == ["index.sqlite", "lexical-2.postings", "vectors-2.faiss"]
+
+
+@pytest.mark.parametrize(("kind", "everywhere"), SELECTED)
+def test_a_selector_lives_until_the_search_is_done(
+    made: Path, embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch, kind: Kind, everywhere: bool
+) -> None:
+    """As FAISS before 1.15 has it: what holds the parameters does not hold the selector."""
+    selectors: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+    made_selector, searched = VectorIndex._selector, rag.vectors._searched
+
+    def selector(index: VectorIndex, wanted: Ids | None) -> Any:
+        found = made_selector(index, wanted)
+        selectors.append(weakref.ref(found))
+        return found
+
+    def seen(index: Any, queries: Any, limit: int, parameters: Any) -> Any:
+        vars(parameters).pop("_sp_field_refs", None)
+        alive.append(selectors[-1]() is not None)
+        assert alive[-1], "it would read freed memory"
+        return searched(index, queries, limit, parameters)
+
+    with Index.open(made, embedder) as index, index._store.database.snapshot():
+        store = index._store
+        monkeypatch.setattr(Store, "layout", IndexSettings(kind))
+        vectors = VectorIndex.build(store)
+        assert vectors.layout.kind == kind
+        monkeypatch.setattr(VectorIndex, "_selector", selector)
+        monkeypatch.setattr(rag.vectors, "_searched", seen)
+        query = embedder.encode_queries(["cats"])
+        among = store.all_ids()[:2]
+        expected = store.vectors(among.tolist()) @ query[0]
+        if everywhere:
+            cosines, ids = vectors._everywhere(query, 4, among)
+        else:
+            cosines, ids = vectors._around(query, 4, among, 0.5)
+    assert alive == [True]
+    found = {id: cosine for id, cosine in zip(ids[0].tolist(), cosines[0].tolist(), strict=True) if id >= 0}
+    assert found == pytest.approx(dict(zip(among.tolist(), expected.tolist(), strict=True)), abs=0.02)
+
+
+def test_a_gpu_is_asked_for_no_more_than_it_can_select(
+    made: Path, embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Limited:
+        """As FAISS on a GPU: it raises where k is over 2,048."""
+
+        asked: ClassVar[list[int]] = []
+
+        def search(self, queries: Any, limit: int) -> Any:
+            self.asked.append(limit)
+            if limit > 2048:
+                raise RuntimeError(f"GPU index only supports min/max-K selection up to 2048 (requested {limit})")
+            return np.full((len(queries), limit), 0.5, np.float32), np.full((len(queries), limit), -1)
+
+    monkeypatch.setattr(rag.vectors, "copy_to_gpu", lambda index, layout: GpuIndex(Limited(), threading.Lock()))
+    with Index.open(made, embedder) as index, index._store.database.snapshot():
+        vectors = VectorIndex.build(index._store)
+        queries = embedder.encode_queries(["cats"])
+        assert (vectors._look(queries, 2048, None)[1] == -1).all(), "the GPU answered"
+        assert (vectors._look(queries, 2049, None)[1][:, :4] > 0).all(), "the processor answered"
+    assert Limited.asked == [2048]
+
+
+def test_a_file_that_a_writer_takes_away_meanwhile_is_not_there(
+    made: Path, embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading its end and reading its blocks."""
+    read = rag.vectors.read_file
+
+    def taken_away(path: Path, index_id: str, generation: int) -> Any:
+        file = read(path, index_id, generation)
+        path.unlink()
+        return file
+
+    with Index.open(made, embedder) as index, index._store.database.snapshot():
+        monkeypatch.setattr(rag.vectors, "read_file", taken_away)
+        assert VectorIndex.read(made, index._store) is None
+
+
+def test_readers_open_while_another_writes(made: Path, embedder: HashEmbedder) -> None:
+    faults: list[BaseException] = []
+    opened: list[int] = []
+    done = threading.Event()
+
+    def open_again_and_again() -> None:
+        while not done.is_set():
+            try:
+                with Index.open(made, HashEmbedder()) as reader:
+                    assert reader.search("cats", DENSE)[0].chunk.document_id == "cats.txt"
+                opened.append(1)
+            except BaseException as error:
+                faults.append(error)
+                return
+
+    threads = [threading.Thread(target=open_again_and_again) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        with Index.open(made, embedder) as writer:
+            for number in range(25):
+                writer.sync(make_corpus({**TEXTS, "new.txt": f"Number {number}. " * 3}))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not faults, faults
+    assert opened
 
 
 def test_an_open_index_follows_what_another_syncs(made: Path, embedder: HashEmbedder) -> None:

@@ -148,6 +148,29 @@ def test_a_host_that_drips_is_cut(fetched: Callable[..., Corpus]) -> None:
     assert skipped.reason == "took more than the 0.5 seconds that it may take"
 
 
+def test_a_lookup_that_hangs_is_cut(fetched: Callable[..., Corpus], monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        answered.wait(60)
+        return []
+
+    monkeypatch.setattr(rag.web.socket, "getaddrinfo", hang)
+    (skipped,) = fetched("/page", Limits(download_seconds=0.3)).skipped
+    assert skipped.reason == "took more than the 0.3 seconds that it may take"
+    assert not answered.is_set()
+    answered.set()
+
+
+def test_a_host_that_is_not_found_is_named(fetched: Callable[..., Corpus], monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(rag.web.socket, "getaddrinfo", unknown)
+    (skipped,) = fetched("/page").skipped
+    assert "the host docs.example.org is not found" in skipped.reason
+
+
 def test_a_listed_host_with_a_private_address_is_not_asked(port: int, resolved: Callable[[str], None]) -> None:
     resolved("127.0.0.1")
     (skipped,) = load_corpus([f"http://{HOST}:{port}/page"], [f"{HOST}:{port}"]).skipped
@@ -187,6 +210,7 @@ def test_no_network_without_a_listed_host(monkeypatch: pytest.MonkeyPatch) -> No
         "127.0.0.1", "127.9.9.9", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1",
         "224.0.0.1", "255.255.255.255", "240.0.0.1", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "198.18.0.1",
+        "fec0::1", "3fff::1", "3fff:fff::1", "5f00::1", "64:ff9b:1::1", "168.63.129.16", "::ffff:168.63.129.16",
     ],
 )  # fmt: skip
 def test_private_addresses(address: str) -> None:

@@ -117,7 +117,12 @@ def resolve(format: Format, columns: Columns, mapped: Mapping[str, str], by_shap
     ways = [dict(zip(found, way, strict=True)) for way in product(*found.values())]
     ways = [way for way in ways if len(set(way.values())) == len(way)]
     if by_shape:
-        ways = [way for way in ways if format.belongs({name: spelled_plainly(path) for name, path in way.items()})]
+        # Columns that the recipe itself maps are no guess, whatever they are called.
+        ways = [
+            way
+            for way in ways
+            if format.belongs({name: name if name in mapped else spelled_plainly(path) for name, path in way.items()})
+        ]
     if not ways:
         return Resolved({}, format.required, {})
     open_fields = {

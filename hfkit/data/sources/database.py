@@ -108,6 +108,10 @@ def _parsed(text: str) -> URL:
 
     if text.startswith(_FROM_ENVIRONMENT):
         variable = text.removeprefix(_FROM_ENVIRONMENT)
+        if not variable.strip():
+            raise RequestError(
+                "url: env: names no environment variable; write env:NAME, and the database's URL in NAME"
+            )
         if not os.environ.get(variable):
             raise RequestError(f"url: the environment variable {variable} is not set; it must hold the database's URL")
         text = os.environ[variable]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.machinery
+import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -22,8 +23,9 @@ from hfkit.recipe import CallableSource
 
 NOT_A_MAPPING = "not a mapping"
 
-# Nobody knows what somebody else's code raises, and sys.exit in it must not end the run as if it were done.
-_ANYTHING = (Exception, SystemExit)
+_ASYNCHRONOUS = "is asynchronous; let a plain function (def, not async def) yield the rows"
+_STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
+_END = object()
 _ASSUMED_BYTES = 1024
 
 
@@ -37,28 +39,32 @@ def function_rows(source: CallableSource, ledger: Ledger) -> Iterator[Located]:
     name = source.callable
     with _working_directory_importable():
         function = _imported(name)
-        try:
-            given = function(**source.arguments)  # type: ignore[operator]
-        except _ANYTHING as error:
-            raise RequestError(f"{name}: {_in_words(error)}, when it was called{_with(source)}") from error
+        with _foreign(name, f"when it was called{_with(source)}"):
+            given = function(**source.arguments)
+        if isinstance(given, Awaitable | AsyncIterable):
+            if isinstance(given, Coroutine):
+                # Else Python would complain that nobody waited for it.
+                given.close()
+            raise RequestError(f"{name}: {_ASYNCHRONOUS}")
         if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
             kind = type(given).__name__
             raise RequestError(f"{name}: gives a value of the type {kind}; let it yield rows, as mappings")
         number = 0
-        rows = iter(given)
+        with _foreign(name, "when its rows were asked for"):
+            rows = iter(given)
         while True:
             place = f"{name}#{number}"
-            try:
-                row = next(rows)
-            except StopIteration:
+            with _foreign(place, "before the function gave this row"):
+                row = next(rows, _END)
+            if row is _END:
                 return
-            except _ANYTHING as error:
-                raise RequestError(f"{place}: {_in_words(error)}, before the function gave this row") from error
             number += 1
             try:
                 if not isinstance(row, Mapping):
                     raise RowFault(NOT_A_MAPPING, f"of the type {type(row).__name__}; a row maps columns to values")
-                plain = plain_row({_column(key): value for key, value in row.items()})
+                with _foreign(place, "when its columns were read"):
+                    columns = dict(row)
+                plain = plain_row({_column(key): value for key, value in columns.items()})
             except RowFault as fault:
                 ledger.drop(fault.reason, place, fault.detail)
                 continue
@@ -86,12 +92,17 @@ def check_function(source: CallableSource) -> str:
     except (OSError, SyntaxError, ValueError) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise RequestError(f"{source.callable}: {shown(path)}{line}: cannot be read as Python: {error}") from error
-    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    asynchronous = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
+    names = {node.name for node in asynchronous}
+    names |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     names |= {alias.asname or alias.name for node in imports for alias in node.names}
     if function not in names and "*" not in names:
         raise RequestError(f"{source.callable}: {shown(path)} has nothing named {function}")
+    # A decorator may make a plain function of it.
+    if any(node.name == function and node in tree.body and not node.decorator_list for node in asynchronous):
+        raise RequestError(f"{source.callable}: {_ASYNCHRONOUS}")
     return f"{source.callable} stands in {shown(path)} and will be called"
 
 
@@ -106,17 +117,59 @@ def _working_directory_importable() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def _imported(name: str) -> object:
+@contextmanager
+def _foreign(place: str, when: str) -> Iterator[None]:
+    """Within runs code that is not ours: whatever it raises becomes a RequestError, and whatever it prints goes to
+    standard error, since standard output belongs to a verb's result.
+
+    Nobody knows what somebody else's code raises. Neither sys.exit in it nor a GeneratorExit may end the run as if it
+    were done; only the user's own interruption passes through.
+    """
+    with _output_aside():
+        try:
+            yield
+        except (KeyboardInterrupt, RequestError):
+            raise
+        except BaseException as error:
+            raise RequestError(f"{place}: {_in_words(error)}, {when}") from error
+
+
+@contextmanager
+def _output_aside() -> Iterator[None]:
+    """Within: standard output is standard error, for Python, for libraries in C and for other programs alike."""
+    ours = sys.stdout
+    if ours is not None:
+        ours.flush()
+    try:
+        saved = os.dup(_STANDARD_OUTPUT)
+    except OSError:
+        # It was closed before we were started.
+        yield
+        return
+    try:
+        # Where standard error is closed, what is printed still stays out of Python's standard output.
+        with suppress(OSError):
+            os.dup2(_STANDARD_ERROR, _STANDARD_OUTPUT)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        # What was written through another name for it must be out before it is itself again.
+        if ours is not None:
+            ours.flush()
+        os.dup2(saved, _STANDARD_OUTPUT)
+        os.close(saved)
+
+
+def _imported(name: str) -> Callable[..., object]:
     module_name, _, function_name = name.partition(":")
     # A module written since the last look would not be found otherwise.
     importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        where = _where_looked(module_name, error.name)
-        raise RequestError(f"{name}: there is no module {error.name}{where}") from error
-    except _ANYTHING as error:
-        raise RequestError(f"{name}: {_in_words(error)}, when the module {module_name} was imported") from error
+    with _foreign(name, f"when the module {module_name} was imported"):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            where = _where_looked(module_name, error.name)
+            raise RequestError(f"{name}: there is no module {error.name}{where}") from error
     if function_name not in vars(module):
         raise RequestError(f"{name}: the module {module_name} has no function {function_name}")
     function: object = vars(module)[function_name]
