@@ -136,6 +136,25 @@ def _read(file: BinaryIO, path: Path, token: str, generation: int) -> VectorsFil
     return VectorsFile(path, generation, Layout(**described), dead, body, digests)
 
 
+def _write_body(index: Any, file: BinaryIO) -> None:
+    """FAISS's own bytes. Written through Python: FAISS itself would print to the terminal that a disk is full."""
+    import faiss
+
+    failed: list[OSError] = []
+
+    def take(block: bytes) -> None:
+        # An exception may not pass through FAISS; what follows a failed write is let go.
+        if not failed:
+            try:
+                file.write(block)
+            except OSError as error:
+                failed.append(error)
+
+    faiss.write_index(index, faiss.PyCallbackIOWriter(take, _BLOCK))  # type: ignore[attr-defined]
+    if failed:
+        raise failed[0]
+
+
 def write_file(
     folder: Path, token: str, generation: int, index: Any, layout: Layout, dead: npt.NDArray[np.int64]
 ) -> None:
@@ -145,14 +164,14 @@ def write_file(
     Raises:
         NotWrittenError: the disk is full or cannot be written.
     """
-    import faiss
 
     path = folder / f"vectors-{generation}.faiss"
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with explained(path, 0):
-            faiss.write_index(index, str(temporary))
-            with temporary.open("r+b") as file:
+            with temporary.open("w+b") as file:
+                _write_body(index, file)
+                file.seek(0)
                 body = os.fstat(file.fileno()).st_size
                 digests = b"".join(hashlib.sha256(file.read(_BLOCK)).digest() for _ in range(0, body, _BLOCK))
                 text = json.dumps({**dataclasses.asdict(layout), "dead": dead.tolist()}).encode("ascii")

@@ -396,7 +396,7 @@ def outcome(recipe: Path) -> dict[str, Any]:
         "weights": weights,
         "loss": result["loss"],
         "steps": result["steps"],
-        "rows": [(folder / "data" / name).read_bytes() for name in ("train.parquet", "test.parquet")],
+        "rows": [path.read_bytes() for path in sorted((folder / "data").glob("*/*.parquet"))],
         "predictions": (folder / "evaluate" / "predictions.jsonl").read_text(encoding="utf-8"),
         "comparison": (folder / "evaluate" / "comparison.json").read_text(encoding="utf-8"),
         "fingerprints": {name: read_whole(folder / name).fingerprint for name in ALL},
@@ -613,7 +613,7 @@ def test_a_cold_process_is_interrupted_like_a_warm_one(
     ("name", "file"),
     [
         ("index", "index.sqlite"),
-        ("data", "train.parquet"),
+        ("data", "sequences/train-00000.parquet"),
         ("train", "adapter/adapter_model.safetensors"),
         ("evaluate", "predictions.jsonl"),
     ],

@@ -44,7 +44,9 @@ def test_what_lies_in_a_finished_run(finished: Path) -> None:
         assert (folder / "logs" / f"{name}.log").is_file()
         assert not [path for path in (folder / name).rglob("*") if "checkpoint" in path.name]
     assert (folder / "index" / "index.sqlite").is_file()
-    assert (folder / "data" / "train.parquet").is_file() and (folder / "data" / "test.parquet").is_file()
+    for name in ("examples/train", "examples/test", "sequences/train", "sequences/test"):
+        assert (folder / "data" / f"{name}-00000.parquet").is_file()
+    assert (folder / "data" / "card.md").is_file() and (folder / "data" / "lengths.png").is_file()
     assert (folder / "train" / "adapter" / "adapter_model.safetensors").is_file()
     assert (folder / "train" / "adapter" / "tokenizer.json").is_file()
     assert (folder / "evaluate" / "predictions.jsonl").is_file()

@@ -107,6 +107,22 @@ def test_a_database_that_is_restored_from_elsewhere(parted: tuple[Path, Path]) -
     assert verify_index(mine).ok
 
 
+def test_a_database_that_is_restored_under_whoever_has_it_open(parted: tuple[Path, Path]) -> None:
+    """By SQLite's own backup, as one more transaction: the number of the generation is the same before and after."""
+    mine, other = parted
+    expected = answers_of(other)
+    asked = SearchSettings(filter={"document": "z.md"})
+    with Index.open(mine, HashEmbedder()) as index:
+        assert answers(index) != expected
+        assert index.search("zebras", asked) == []
+        source, target = sqlite3.connect(other / "index.sqlite"), sqlite3.connect(mine / "index.sqlite")
+        source.backup(target)
+        source.close()
+        target.close()
+        assert answers(index) == expected
+        assert len(index.search("zebras", asked)) == 1
+
+
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 def test_a_file_of_an_older_generation_is_caught_up_in_its_own_history_alone(
     folder: Path, tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
@@ -165,11 +181,15 @@ def test_every_generation_has_a_token_of_its_own(folder: Path) -> None:
         assert index._store.token == seen[3], "nothing changed"
 
 
-def test_a_token_that_cannot_be_read_is_found_and_repaired(folder: Path) -> None:
+@pytest.mark.parametrize("later", [False, True])
+def test_a_token_that_cannot_be_read_is_found_and_repaired(folder: Path, later: bool) -> None:
     sync(folder, KEPT)
     expected = answers_of(folder)
     with Index.open(folder) as index:
         token = index._store.token
+    if later:  # by then it is the token of the past
+        sync(folder, {**KEPT, **YELLOW})
+        expected = answers_of(folder)
     damage(folder, token.encode(), token[::-1].encode())
     assert {finding.part for finding in verify_index(folder).findings} == {"database"}
     assert repair_index(folder).dropped == ()
