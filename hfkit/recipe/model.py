@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt, MinLen
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from hfkit.recipe.section import FilePath, Scalar, Section, Text, broken_rule
 
@@ -61,7 +60,7 @@ class ModelSection(Section):
     )
 
     @model_validator(mode="after")
-    def _argument_names_are_free(self) -> Self:
+    def _argument_names_are_free(self) -> "ModelSection":
         for name in self.template_arguments:
             if name in _GIVEN | _TOKENS:
                 raise broken_rule(

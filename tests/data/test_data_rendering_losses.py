@@ -49,7 +49,7 @@ def row(*messages: dict[str, Any]) -> Conversation:
         ("{{ m.content }}" + NAME, [USER, CALLS], "the argument city of look"),
         ("{{ m.content if not m.tool_calls }}" + NAME + ARGUMENTS, [USER, CALLS], "words"),
         (
-            "{{ m.content }}" + NAME + "{{ m.tool_calls[0].function.arguments.city }}",
+            "{{ m.content }}" + NAME + "{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments.city }}{% endif %}",
             [USER, CALLS],
             "the argument days",
         ),

@@ -78,7 +78,8 @@ def test_what_is_dumped_is_for_people_too() -> None:
     assert dump_recipe(recipe) == (
         "name: x\nseed: 7\nallow_code: false\nrag:\n  documents:\n  - docs/é\n  hosts: []\n"
         "  embedder: embedded:all-minilm-l6-v2\n  revision: null\n"
-        "  chunk:\n    tokens: 90\n    overlap: 30\n    splitter: structure\n  search:\n"
+        "  chunk:\n    tokens: 90\n    overlap: 30\n    splitter: structure\n"
+        "  index:\n    type: auto\n    storage: float32\n  search:\n"
         "    mode: hybrid\n    top_k: 5\n    fusion: convex\n    dense_weight: 0.5\n    rerank: null\n"
         "    rerank_candidates: 50\n    diversity: 0.0\n    filter: null\n    per_document: null\n    neighbours: 0\n"
         "    min_similarity: null\n"

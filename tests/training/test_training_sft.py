@@ -315,11 +315,13 @@ def test_the_newest_checkpoint_that_was_finished(tmp_path: Path) -> None:
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text('{"global_step": 1, "max_steps": 20}')
         save_file({"w": torch.zeros(2)}, tmp_path / f"checkpoint-{step}" / "adapter_model.safetensors")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({}, tmp_path / f"checkpoint-{step}" / name)
     assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     # What a power cut leaves: the state, and beside it a file that never reached the disk.
     (tmp_path / "checkpoint-10" / "optimizer.pt").write_bytes(b"")
     assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
-    (tmp_path / "checkpoint-10" / "optimizer.pt").unlink()
+    torch.save({}, tmp_path / "checkpoint-10" / "optimizer.pt")
     # After the last step there is nothing to go on with; the Trainer would take one more.
     (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_step": 20, "max_steps": 20}')
     assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
