@@ -115,15 +115,12 @@ def test_what_earlier_messages_lose_is_named(
 
 
 def test_a_reply_with_a_second_stop_token_is_not_trained(make_tokenizer: TokenizerMaker) -> None:
-    """The template writes another token that stops generation inside the turn."""
-    written = template(
-        "{% if m.role == 'assistant' %}{{ m.content.replace('STOP', '<stop>STOP') }}{% else %}"
-        "{{ m.content }}{% endif %}"
-    )
-    tokenizer = make_tokenizer(written, SPECIAL, "</s>", "<s>")
-    renderer = Renderer(tokenizer, stop_ids=[tokenizer.convert_tokens_to_ids("<stop>")])
-    with pytest.raises(RowFault, match="stop token"):
-        renderer.training_sequences(row(USER, {**SAYS, "content": "so STOP now"}))
+    """Settings of generation may name a token of the ordinary vocabulary, which no text is searched for."""
+    tokenizer = make_tokenizer(template("{{ m.content }}"), SPECIAL, "</s>", "<s>")
+    renderer = Renderer(tokenizer, stop_ids=[tokenizer.convert_tokens_to_ids("!")])
+    with pytest.raises(RowFault, match="does not end the reply with one stop token"):
+        renderer.training_sequences(row(USER, {**SAYS, "content": "so! now"}))
+    assert renderer.training_sequences(row(USER, SAYS))
 
 
 def test_the_error_of_a_spelled_token_names_a_key_that_loads(make_tokenizer: TokenizerMaker, tmp_path: Path) -> None:
