@@ -75,7 +75,7 @@ def main() -> None:
         Goal("quickstart memory", "< 5 GiB", whole.peak_gibibytes, whole.peak_gibibytes < 5),
         Goal("run again", "< 5 s", statistics.median(again), statistics.median(again) < 5),
         Goal("--help", "< 0.5 s", statistics.median(help_), statistics.median(help_) < 0.5),
-        Goal("check", "< 3 s", statistics.median(check), statistics.median(check) < 3),
+        Goal("check, data probes included", "< 10 s", statistics.median(check), statistics.median(check) < 10),
     ]
     for metric, entry in document["evaluate"]["comparison"].items():
         results += [
