@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,16 @@ def test_a_good_recipe_is_ready_and_nothing_is_made(tiny_recipe: RecipeWriter, c
     document = cli("check", recipe, "--json").document
     assert document["ok"] is True and document["recipe"] == "tiny"
     keys = [finding["key"] for finding in document["findings"]]
-    assert keys == ["model.base", "rag.embedder", "rag.documents", "runs", "index", "data", "train", "evaluate"] + [
-        "data.rendering"
+    assert keys == [
+        "model.base",
+        "rag.embedder",
+        "rag.documents",
+        "runs",
+        "index",
+        "data",
+        "train",
+        "evaluate",
+        "data.rendering",
     ]
     assert {finding["severity"] for finding in document["findings"]} <= {"ok", "note"}
 

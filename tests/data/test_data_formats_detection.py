@@ -265,7 +265,7 @@ def test_the_rows_that_the_handbook_shows_are_of_the_formats_it_says() -> None:
 
 
 def test_columns_that_the_recipe_maps_are_no_guess() -> None:
-    """`question` and `answer` by themselves are a question_answer; mapped to a prompt and its completion they are not."""
+    """`question` and `answer` by themselves are a question_answer; mapped otherwise they are not."""
     rows = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(9)]
     assert choose_format(rows, "auto", {}, "data.sources.0").name == "question_answer"
     chosen = choose_format(rows, "auto", {"prompt": "question", "completion": "answer"}, "data.sources.0")

@@ -12,10 +12,10 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import faiss  # before the fork, so that no child pays for it
+from typing import Any
 
 import rag.sync
+import rag.vectors_file
 from rag.chunking import ChunkSettings
 from rag.database import Database
 from rag.documents import Corpus, Document
@@ -71,15 +71,16 @@ def die(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> None
 
         setattr(owner, name, stepping)
 
-    def half_written(index: object, path: str) -> None:
-        write(index, path)
+    def half_written(index: Any, file: Any) -> None:
+        write(index, file)
         if left == 0:
-            os.truncate(path, Path(path).stat().st_size // 2)
+            file.flush()
+            file.truncate(file.tell() // 2)
         step("a vectors file half written")
 
     rag.sync._SLAB = 40
-    write = faiss.write_index
-    faiss.write_index = half_written
+    write = rag.vectors_file._write_body
+    rag.vectors_file._write_body = half_written
     with Index.create_or_open(folder, HashEmbedder(), SETTINGS, layout, wait_seconds=60) as index:
         before(EmbeddedFile, "add")
         before(Store, "delete_documents")
