@@ -36,10 +36,12 @@ def find_emails(text: str) -> list[Found]:
     found: list[Found] = []
     at = text.find("@")
     while at != -1:
-        # Each side is looked at within the longest that an address may have, so that no text takes long.
-        local = _LOCAL.search(text, max(0, at - 65), at)
+        # Each side is looked at within the longest that an address may have, so that no text takes long, and not within
+        # the address before: what stands behind it would show as an address once that one is taken out.
+        begin = max(0, at - 65, found[-1].end if found else 0)
+        local = _LOCAL.search(text, begin, at)
         domain = _DOMAIN.match(text, at + 1, min(len(text), at + 256))
-        if local and domain and (not found or local.start() >= found[-1].end) and _is_address(text, local, domain):
+        if local and domain and _is_address(text, local, domain):
             found.append(Found(local.start(), domain.end(), "an e-mail address"))
         at = text.find("@", at + 1)
     return found
@@ -200,7 +202,10 @@ def _apart(found: list[Found]) -> list[Found]:
 
 def without_emails(text: str) -> str:
     """`text` with EMAIL_MARK for every e-mail address."""
-    return _marked(text, find_emails(text), EMAIL_MARK)
+    # What stands behind an address may be one itself once that is out of the way; each mark takes an @ with it.
+    while found := find_emails(text):
+        text = _marked(text, found, EMAIL_MARK)
+    return text
 
 
 def without_secrets(text: str) -> str:

@@ -4,7 +4,7 @@ figures on labels and lengths."""
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hfkit.data.conversation import Conversation, Grounding, Turn
@@ -279,6 +279,7 @@ PIECES = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
+@example("jo@mail.fr'jo@mail.fr")
 @given(PIECES)
 def test_redaction_leaves_nothing_to_find(content: str) -> None:
     settings = QualitySection(emails="redact", secrets="redact", invalid_unicode="replace")
