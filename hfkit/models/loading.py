@@ -1,4 +1,7 @@
-"""Loads causal models and tokenizers: embedded, from a folder, or from the Hub. Safetensors only, no remote code."""
+"""Loads causal models and tokenizers: embedded, from a folder, or from the Hub.
+
+Weights are safetensors alone. Code that comes with a model is run only where the recipe says so, at one commit.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from hfkit.quiet import quiet_libraries
 from hfkit.recipe.model import ModelSection
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,11 @@ def load_tokenizer(settings: ModelSection, *, chat: bool = True) -> PreTrainedTo
     from transformers import AutoTokenizer
 
     where = locate(settings.base, settings.revision)
+    code = _code_allowed(settings, where)
     with quiet_libraries(), _explained(settings.base, where):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where.path_or_id, revision=where.revision)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            where.path_or_id, revision=where.revision, trust_remote_code=code
+        )
     if settings.chat_template is not None:
         tokenizer.chat_template = _named_template(str(settings.chat_template), tokenizer)
     if chat and tokenizer.chat_template is None:
@@ -97,20 +104,25 @@ def load_stop_ids(settings: ModelSection) -> tuple[int, ...]:
     """
     where = locate(settings.base, settings.revision)
     for name in ("generation_config.json", "config.json"):
-        with _explained(settings.base, where):
-            path = _settings_file(where, name)
-        if path is None:
-            continue
-        try:
-            written = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RequestError(f"{settings.base}: its {name} cannot be read: {error}") from error
+        written = _read_settings(settings.base, where, name)
         stops = written.get("eos_token_id") if isinstance(written, dict) else None
         if isinstance(stops, int):
             return (stops,)
         if isinstance(stops, list) and stops and all(isinstance(stop, int) for stop in stops):
             return tuple(stops)
     return ()
+
+
+def _read_settings(reference: str, where: Located, name: str) -> Any:
+    """The JSON in one of the model's files; None where there is no such file."""
+    with _explained(reference, where):
+        path = _settings_file(where, name)
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{reference}: its {name} cannot be read: {error}") from error
 
 
 def _settings_file(where: Located, name: str) -> Path | None:
@@ -150,28 +162,37 @@ def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple
         RequestError: the model cannot be had, or holds no safetensors weights.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+
+    precision = resolve_precision(settings.precision)
+    dtype = torch.float32 if master_weights else precision.dtype
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+    return load_weights(settings, dtype, device, _quantization(settings, precision)), precision
+
+
+def load_weights(
+    settings: ModelSection,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+    quantization: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel:
+    """The base model with its weights in `dtype`, on `device` (None: the CPU).
+
+    Raises:
+        RequestError: the model cannot be had, or holds no safetensors weights.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     where = locate(settings.base, settings.revision)
-    precision = resolve_precision(settings.precision)
-    quantization = None
-    if settings.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=precision.dtype,
-        )
-    elif settings.quantization == "int8":
-        quantization = BitsAndBytesConfig(load_in_8bit=True)
+    code = _code_allowed(settings, where)
     with quiet_libraries(), _explained(settings.base, where):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where.path_or_id,
             revision=where.revision,
-            dtype=torch.float32 if master_weights else precision.dtype,
+            dtype=dtype,
             use_safetensors=True,
+            trust_remote_code=code,
             quantization_config=quantization,
-            device_map={"": torch.cuda.current_device()} if torch.cuda.is_available() else None,
+            device_map=None if device is None else {"": device},
             output_loading_info=True,
         )
         model: PreTrainedModel = loaded[0]
@@ -185,7 +206,45 @@ def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple
     model.generation_config = GenerationConfig(
         bos_token_id=shipped.bos_token_id, eos_token_id=shipped.eos_token_id, pad_token_id=shipped.pad_token_id
     )
-    return model, precision
+    return model
+
+
+def _quantization(settings: ModelSection, precision: Resolved) -> BitsAndBytesConfig | None:
+    """NF4 with double quantisation as in QLoRA (Dettmers et al. 2023, arXiv:2305.14314), or LLM.int8() (Dettmers et al.
+    2022, arXiv:2208.07339)."""
+    from transformers import BitsAndBytesConfig
+
+    if settings.quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.dtype,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if settings.quantization == "int8" else None
+
+
+def _code_allowed(settings: ModelSection, where: Located) -> bool:
+    """Whether code that comes with the model may be run: the recipe says so, and it is the code of the pinned commit.
+
+    Raises:
+        RequestError: it would be code that no commit pins, in a folder or in another repository.
+    """
+    if not settings.trust_remote_code:
+        return False
+    if where.is_local:
+        raise RequestError(
+            f"model.trust_remote_code: {settings.base} is a folder, whose code no commit pins; name the Hub id instead"
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        written = _read_settings(settings.base, where, name)
+        named = json.dumps(written.get("auto_map", {})) if isinstance(written, dict) else ""
+        if "--" in named:
+            raise RequestError(
+                f"model.trust_remote_code: {settings.base} takes code from another repository (auto_map in {name}), "
+                "which model.revision does not pin; it is not run"
+            )
+    return True
 
 
 @contextmanager
@@ -202,7 +261,19 @@ def _explained(reference: str, where: Located) -> Iterator[None]:
         no_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
         if no_memory or (isinstance(error, OSError) and error.errno is not None):
             raise
-        if where.is_local:
+        if "custom code" in str(error) or "trust_remote_code" in str(error):
+            # Their sentence has several lines and names an argument, not a key.
+            raise RequestError(
+                f"{reference}: the model comes with Python code of its own, which is run only where the recipe says "
+                "model.trust_remote_code: true, pins model.revision to a full commit hash, and says allow_code: true"
+            ) from error
+        if _holds_pickled_weights(where):
+            advice = (
+                "its weights are pickled, and unpickling a file can run any code in it: have its author publish "
+                "safetensors, or load it where you trust its author with use_safetensors=False and save it again with "
+                "save_pretrained, which writes safetensors"
+            )
+        elif where.is_local:
             advice = "check that the folder holds config.json, tokenizer files and safetensors weights"
         else:
             advice = (
@@ -211,3 +282,9 @@ def _explained(reference: str, where: Located) -> Iterator[None]:
             )
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RequestError(f"{reference}: the model cannot be loaded; {advice}. ({reason})") from error
+
+
+def _holds_pickled_weights(where: Located) -> bool:
+    """Whether a folder has pickled weights and no others."""
+    folder = Path(where.path_or_id)
+    return where.is_local and not any(folder.glob("*.safetensors")) and any(folder.glob("pytorch_model*.bin"))

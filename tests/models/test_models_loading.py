@@ -231,7 +231,7 @@ def test_what_was_saved_speaks_as_what_was_trained(
     with torch.inference_mode():
         base = model(input_ids=ids).logits
     if adapter is not None:
-        model = with_new_adapter(model, adapter, quantised=False)
+        model = with_new_adapter(model, adapter)
         assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
     torch.manual_seed(3)
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_what_was_saved_speaks_as_what_was_trained(
 
 def test_an_adapter_takes_the_number_format_of_its_base(tiny_model: Path, tmp_path: Path) -> None:
     model, _ = load_model(section(tiny_model))
-    save_tuned(with_new_adapter(model, AdapterSection(), quantised=False), tmp_path)
+    save_tuned(with_new_adapter(model, AdapterSection()), tmp_path)
     tuned, _ = load_tuned(section(tiny_model, precision="bf16"), tmp_path)
     assert {weight.dtype for weight in tuned.parameters()} == {torch.bfloat16}
 
@@ -290,6 +290,8 @@ def hardware(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ({"gpu": True}, "fp32", "fp32", "the recipe asks for it"),
         ({"gpu": False, "avx512_bf16": True}, "auto", "fp32", "Imagined GPU has no bfloat16"),
         ({"gpu": False}, "fp32", "fp32", "the recipe asks for it"),
+        ({"gpu": False}, "fp16", "fp16", "the recipe asks for it"),
+        ({}, "fp16", "fp16", "the recipe asks for it"),
     ],
 )
 def test_the_number_format_follows_the_hardware(
@@ -298,10 +300,10 @@ def test_the_number_format_follows_the_hardware(
     hardware(**machine)
     resolved = resolve_precision(wanted)
     assert (resolved.precision, resolved.reason) == (precision, reason)
-    assert resolved.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    assert resolved.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 def test_a_gpu_without_bfloat16_is_not_asked_for_it(hardware: Callable[..., None]) -> None:
     hardware(gpu=False)
-    with pytest.raises(RequestError, match=r"model\.precision: Imagined GPU has no bfloat16; use fp32"):
+    with pytest.raises(RequestError, match=r"model\.precision: Imagined GPU has no bfloat16; use fp16 or fp32"):
         resolve_precision("bf16")

@@ -101,7 +101,7 @@ def test_the_trained_model_speaks_where_there_is_one(tiny_model: Path, tmp_path:
 
     settings = ModelSection(base=str(tiny_model), precision="fp32")
     model, _ = load_model(settings)
-    model = with_new_adapter(model, AdapterSection(), quantised=False)
+    model = with_new_adapter(model, AdapterSection())
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
