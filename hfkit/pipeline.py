@@ -24,10 +24,12 @@ from hfkit.artifact import (
 from hfkit.environment import describe_environment
 from hfkit.errors import WorkError
 from hfkit.measure import Measure
+from hfkit.processes import ALONE, Processes
 from hfkit.progress import Progress
+from hfkit.ranks import Followers
 from hfkit.recipe import Recipe, dump_recipe
 from hfkit.run import RECIPE, Run
-from hfkit.stage import Stage, StageContext, StageName
+from hfkit.stage import Stage, StageName
 from hfkit.stages import STAGES, closure
 
 
@@ -39,15 +41,20 @@ class StageOutcome:
     made_now: bool
 
 
-def run_stages(recipe: Recipe, wanted: Sequence[StageName], progress: Progress) -> dict[StageName, StageOutcome]:
+def run_stages(
+    recipe: Recipe, wanted: Sequence[StageName], progress: Progress, processes: Processes = ALONE
+) -> dict[StageName, StageOutcome]:
     """Bring the artifacts of `wanted`, and of all they need, up to date with `recipe`; in the order they were looked
     at.
 
     A stage is made again when the part of the recipe it reads, the files it reads, or an artifact it needs has changed,
     or when its artifact is damaged. Finished stages are kept whatever happens to a later one.
+
+    Where many processes were launched, call this in the main one, and `hfkit.ranks.follow` in the others.
     """
     run = Run(recipe)
     outcomes: dict[StageName, StageOutcome] = {}
+    followers = Followers.of(processes)
     with run.locked():
         run.write_recipe()
         for name in closure(list(wanted), recipe):
@@ -55,13 +62,15 @@ def run_stages(recipe: Recipe, wanted: Sequence[StageName], progress: Progress) 
             fingerprint = _fingerprint(stage, recipe, outcomes)
             artifact = _still_good(run, stage, fingerprint, progress)
             if artifact is None:
-                made = _make(run, stage, fingerprint, outcomes, progress)
+                made = _make(run, stage, fingerprint, outcomes, progress, followers)
                 outcomes[name] = StageOutcome(made, made_now=True)
                 run.write_manifest()
             else:
                 progress.say(f"{name}: nothing changed, kept")
                 outcomes[name] = StageOutcome(artifact, made_now=False)
+                followers.skip(stage)
         run.write_manifest()
+    followers.dismiss()
     return outcomes
 
 
@@ -106,20 +115,25 @@ def _still_good(run: Run, stage: Stage, fingerprint: str, progress: Progress) ->
 
 
 def _make(
-    run: Run, stage: Stage, fingerprint: str, needed: Mapping[StageName, StageOutcome], progress: Progress
+    run: Run,
+    stage: Stage,
+    fingerprint: str,
+    needed: Mapping[StageName, StageOutcome],
+    progress: Progress,
+    followers: Followers,
 ) -> Artifact:
     finished = _finished_but_not_in_place(run, stage, fingerprint)
     if finished is not None:
         progress.say(f"{stage.name}: was finished before and only had to be put in place")
         _put_in_place(run, stage)
+        followers.skip(stage)
         return finished
     progress.say(f"{stage.name}: running")
     folder = run.open_workshop(stage, fingerprint)
     forget_artifact(folder)
     write_whole(folder / RECIPE, dump_recipe(run.recipe))
-    upstream = {name: run.finished(name) for name in stage.needs(run.recipe)}
-    with run.logging_to(stage.name), Measure() as cost:
-        result = stage.run(StageContext(run.recipe, folder, upstream, progress))
+    with run.logging_to(stage.name), Measure() as cost, followers.joining(stage, run.recipe):
+        result = stage.run(run.context(stage, progress))
     _give_memory_back()
     _require_unchanged(stage, run.recipe, fingerprint, needed)
     artifact = Artifact(

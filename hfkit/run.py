@@ -12,8 +12,9 @@ from pathlib import Path
 from hfkit.artifact import Artifact, DamagedArtifact, read_artifact, write_whole
 from hfkit.errors import RequestError, WorkError
 from hfkit.manifest import Manifest
+from hfkit.progress import Progress
 from hfkit.recipe import Recipe, dump_recipe
-from hfkit.stage import STAGE_NAMES, Stage, StageName
+from hfkit.stage import STAGE_NAMES, Stage, StageContext, StageName
 
 RUNS = Path("runs")
 RECIPE = "recipe.yaml"
@@ -50,6 +51,11 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(aim, fingerprint)
         return folder
+
+    def context(self, stage: Stage, progress: Progress) -> StageContext:
+        """What `stage` is given in this run."""
+        upstream = {name: self.finished(name) for name in stage.needs(self.recipe)}
+        return StageContext(self.recipe, self.workshop(stage), upstream, progress)
 
     def artifact(self, stage: StageName) -> Artifact:
         """What `stage` left. Raises WorkError where it has not finished, DamagedArtifact where it is not whole."""
@@ -99,11 +105,13 @@ class Run:
             lock.release()
 
     @contextmanager
-    def logging_to(self, stage: StageName) -> Iterator[None]:
-        """Everything that hfkit and the libraries log while a stage runs goes to `logs/<stage>.log`."""
+    def logging_to(self, stage: StageName, rank: int = 0) -> Iterator[None]:
+        """Everything that hfkit and the libraries log while a stage runs goes to `logs/<stage>.log`; what another
+        process than the main one logs, to `logs/<stage>.rank-<rank>.log`."""
         logs = self.folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(logs / f"{stage}.log", encoding="utf-8")
+        name = f"{stage}.log" if rank == 0 else f"{stage}.rank-{rank}.log"
+        handler = logging.FileHandler(logs / name, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         before = root.level

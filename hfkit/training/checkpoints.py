@@ -1,76 +1,129 @@
-"""Which checkpoint of an interrupted run can be continued from."""
+"""Checkpoints to go on from: written whole or not at all, verified before they are trusted.
+
+A checkpoint is a folder `checkpoint-STEP`. It is written under another name; `checkpoint.json`, written last, has the
+sha256 of every other file in it. Then all of it is flushed to the disk, and the folder gets its name.
+"""
 
 from __future__ import annotations
 
-import json
-import zipfile
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hfkit.artifact import file_sha256
 from hfkit.errors import WorkError
+from hfkit.training.state import TrainingState
 
 # Hidden, so that what is only needed to continue is no part of the artifact.
 CHECKPOINTS = ".checkpoints"
+PARTIAL = ".partial"
+MANIFEST = "checkpoint.json"
+STATE = "training_state.json"
 
-_STATES = ("optimizer.pt", "scheduler.pt")
-_WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
-_INDEX = ".safetensors.index.json"
+_PREFIX = "checkpoint-"
+# The newest, and the one before it should the newest be damaged.
+_KEPT = 2
 
 
-def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end and that training can go on from.
+class CheckpointManifest(BaseModel):
+    """`files` is path -> sha256."""
 
-    The Trainer writes `trainer_state.json` last; after a power cut it may stand beside files whose content never
-    reached the disk, or that are not there at all, so those are looked at too: without its own state of the optimiser
-    the Trainer would go on with a fresh one and not say so. The checkpoint of the very last step is passed over: the
-    Trainer would take one more step after it.
-    """
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
-        try:
-            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            last = bool(state["global_step"] >= state["max_steps"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if not last and _has_state(checkpoint) and _has_weights(checkpoint):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    files: dict[str, str]
+
+
+def seal_checkpoint(partial: Path, folder: Path, step: int, state: TrainingState) -> Path:
+    """Make the files in `partial` the checkpoint of `step` in `folder`, and remove those that are no longer needed."""
+    (partial / STATE).write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    files = {path.relative_to(partial).as_posix(): file_sha256(path) for path in _files(partial)}
+    manifest = CheckpointManifest(step=step, files=files)
+    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    target = folder / f"{_PREFIX}{step}"
+    put_in_place(partial, target)
+    for older in _newest_first(folder)[_KEPT:]:
+        shutil.rmtree(older)
+    return target
+
+
+def require_room(partial: Path) -> None:
+    """Raises OSError where a file as large as those in `partial` finds no room beside them. What PyTorch raises when it
+    cannot write says nothing of the reason."""
+    largest = max((path.stat().st_size for path in _files(partial)), default=0)
+    block = bytes(2**20)
+    with (partial / "probe").open("wb") as file:
+        for _ in range(largest // len(block) + 1):
+            file.write(block)
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Flush the folder `partial` to the disk and rename it to `target`, which is replaced."""
+    for path in (*partial.rglob("*"), partial):
+        _flush(path)
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
+    _flush(target.parent)
+
+
+def newest_whole_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose files are all as they were written. Damaged ones are named through `say`."""
+    for checkpoint in _newest_first(folder):
+        fault = _fault(checkpoint)
+        if fault is None:
             return checkpoint
+        say(f"  {checkpoint.name} is damaged ({fault}); the one before it is taken")
     return None
 
 
-def _has_state(checkpoint: Path) -> bool:
-    """Whether optimiser, schedule and random numbers can be gone on with."""
-    # The random numbers of each of many processes have a file of their own.
-    random_states = list(checkpoint.glob("rng_state*.pth"))
-    states = {*checkpoint.glob("*.pt"), *random_states, *(checkpoint / name for name in _STATES)}
-    return bool(random_states) and all(zipfile.is_zipfile(state) for state in states)
-
-
-def _has_weights(checkpoint: Path) -> bool:
-    """Whether all weights are there: those of an adapter or of a model, or each shard that the model's index names."""
-    indices = list(checkpoint.glob(f"*{_INDEX}"))
-    if not indices and not any((checkpoint / name).is_file() for name in _WEIGHTS):
-        return False
-    weights = set(checkpoint.glob("*.safetensors"))
-    for index in indices:
-        try:
-            weights |= {checkpoint / shard for shard in json.loads(index.read_bytes())["weight_map"].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False
-    return all(_readable(path) for path in weights)
-
-
-def _readable(weights: Path) -> bool:
-    """Whether the file's header fits its size."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(weights, framework="pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
+def read_state(checkpoint: Path) -> TrainingState:
+    """What `seal_checkpoint` was given."""
+    return TrainingState.model_validate_json((checkpoint / STATE).read_bytes())
 
 
 def step_of(checkpoint: Path) -> int:
     """The optimiser step after which it was written."""
     try:
-        return int(checkpoint.name.removeprefix("checkpoint-"))
+        return int(checkpoint.name.removeprefix(_PREFIX))
     except ValueError as error:
         raise WorkError(f"{checkpoint}: not a checkpoint that hfkit wrote; move it away") from error
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*"), key=step_of, reverse=True)
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """What is wrong with it, in words; None if it is whole."""
+    try:
+        manifest = CheckpointManifest.model_validate_json((checkpoint / MANIFEST).read_bytes())
+    except OSError:
+        return f"{MANIFEST} is missing"
+    except ValidationError:
+        return f"{MANIFEST} cannot be read"
+    if manifest.step != step_of(checkpoint):
+        return f"{MANIFEST} is that of step {manifest.step}"
+    for name, sha256 in manifest.files.items():
+        try:
+            if file_sha256(checkpoint / name) != sha256:
+                return f"{name} is not what was written"
+        except OSError:
+            return f"{name} is missing"
+    return None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST)
+
+
+def _flush(path: Path) -> None:
+    """To the disk; for a folder, the names in it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -47,7 +47,8 @@ class CollateTrainedPositions:
             names hold the same tensor: the Trainer counts a step's trained tokens in the second without shifting it.
         use_cache: False; with a cache Transformers would not look for rows in `position_ids`.
 
-    No packs become a batch without tokens, which `is_empty` tells.
+    No packs become a batch without tokens, which `is_empty` tells. A pack without rows, which keeps a rank in step with
+    others, becomes a line of padding that trains nothing.
     """
 
     pad_id: int
@@ -57,6 +58,8 @@ class CollateTrainedPositions:
         if not packs:
             return _nothing()
         lines = packs if self.layout != "end_to_end" else [[row for pack in packs for row in pack]]
+        # A pack without rows becomes a line that trains nothing and yet can be computed.
+        lines = [line or [TrainingRow(input_ids=[self.pad_id] * 2, spans=[])] for line in lines]
         length = padded_length(max(sum(len(row["input_ids"]) for row in line) for line in lines))
         input_ids = torch.full((len(lines), length), self.pad_id)
         position_ids = torch.zeros((len(lines), length), dtype=torch.long)

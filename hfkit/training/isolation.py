@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from hfkit.training.collation import IGNORED, CollateTrainedPositions, Layout, TrainingRow
+from hfkit.training.loss import kept_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,7 +82,7 @@ def token_losses(model: PreTrainedModel, packs: Sequence[Sequence[TrainingRow]],
         name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
     }
     with torch.no_grad():
-        logits = model(**inputs).logits.float()
+        logits = kept_logits(model, inputs).float()
     losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
     return losses[labels.flatten() != IGNORED].cpu()
 

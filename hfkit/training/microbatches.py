@@ -10,6 +10,9 @@ from hfkit.training.packing import Pack
 MicroBatch: TypeAlias = list[Pack]
 """Packs that are computed at once, one a line of the batch; an empty one stands for no work."""
 
+FILLER: MicroBatch = [()]
+"""A pack without rows: a pass that trains nothing, for a rank that must keep step with ranks that have work."""
+
 # Batches are as long as a multiple of this. Every new shape makes the matrix library build and keep another kernel:
 # with free lengths a run of a hundred steps grew by two GiB and was slower, although it padded less.
 LENGTH_STEP = 32

@@ -10,7 +10,15 @@ import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from hfkit.training.microbatches import MicroBatch, divide, longest_first, micro_batches_needed, padded_length
+from hfkit.errors import RequestError
+from hfkit.training.microbatches import (
+    FILLER,
+    MicroBatch,
+    divide,
+    longest_first,
+    micro_batches_needed,
+    padded_length,
+)
 from hfkit.training.packing import Pack, pack_rows, split_packs
 
 
@@ -31,8 +39,12 @@ class PlannedSteps(Sampler[MicroBatch]):
     Which rows a step has is decided before they are packed and without regard to it, so packing and micro-batches
     change how fast a step is computed and not what it computes.
 
-    Iterating gives `micro_batches_a_step` micro-batches for each step of the epoch. A step that needs fewer has empty
-    ones before its own, so that the last one of a step, after which the optimiser moves, always has work.
+    Iterating gives what this process computes: `micro_batches_a_step` micro-batches for each step of the epoch, on
+    every rank. A step that needs fewer has empty ones before its own, on all ranks alike, so that the last one of a
+    step, after which the optimiser moves, always has work. Where there are fewer micro-batches than ranks in the last
+    round of a step, the ranks left over get FILLER: FSDP and DDP need all ranks in each forward and backward pass.
+
+    Accelerate must not divide this sampler over ranks once more.
 
     Args:
         lengths: tokens of each row.
@@ -41,6 +53,11 @@ class PlannedSteps(Sampler[MicroBatch]):
         tokens_at_once: what a micro-batch may have, padding counted, where `micro_batch_size` is auto.
         capacity: tokens that a pack may have; None packs nothing.
         seed: of the order.
+        rank: of this process.
+        world_size: processes that share each step.
+
+    Raises:
+        RequestError: a step has fewer rows than there are processes.
     """
 
     def __init__(
@@ -52,13 +69,22 @@ class PlannedSteps(Sampler[MicroBatch]):
         tokens_at_once: int,
         capacity: int | None,
         seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        if rows_a_step < world_size:
+            raise RequestError(
+                f"train.batch_size: {rows_a_step} rows a step cannot be shared by {world_size} processes; "
+                f"set it to {world_size} or more, or launch fewer"
+            )
         self.lengths = list(lengths)
         self.rows_a_step = rows_a_step
         self.micro_batch_size = micro_batch_size
         self.tokens_at_once = tokens_at_once
         self.capacity = capacity
         self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
         self.epoch = 0
         self.micro_batches_a_step = self._most_micro_batches()
 
@@ -74,12 +100,15 @@ class PlannedSteps(Sampler[MicroBatch]):
 
     def __iter__(self) -> Iterator[MicroBatch]:
         for step in self.steps(self.epoch):
-            for _ in range(self.micro_batches_a_step - len(step)):
+            # Neighbours are alike, so the ranks need about as long for each round.
+            rounds = [step[start : start + self.world_size] for start in range(0, len(step), self.world_size)]
+            for _ in range(self.micro_batches_a_step - len(rounds)):
                 yield []
-            yield from step
+            for together in rounds:
+                yield together[self.rank] if self.rank < len(together) else FILLER
 
     def steps(self, epoch: int) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of each step of an epoch, without the empty ones."""
+        """The micro-batches of each step of an epoch, those of all ranks, the longest packs first."""
         return map(self._divided, self._rows_of_steps(epoch))
 
     def cost(self, attention_length: float, steps: int = 64) -> float:
@@ -101,18 +130,22 @@ class PlannedSteps(Sampler[MicroBatch]):
     def _divided(self, rows: Sequence[int]) -> list[MicroBatch]:
         packs = longest_first(pack_rows(rows, self.lengths, self.capacity), self.lengths)
         if self.micro_batch_size == "auto":
-            count = min(self._needed(packs), self.micro_batches_a_step)
+            count = min(self._rounds(self._needed(packs)), self.micro_batches_a_step) * self.world_size
         else:
-            count = -(-len(rows) // self.micro_batch_size)
-            packs = longest_first(split_packs(packs, self.lengths, count), self.lengths)
-        return divide(packs, self.lengths, count)
+            count = self._rounds(-(-len(rows) // self.micro_batch_size)) * self.world_size
+        packs = longest_first(split_packs(packs, self.lengths, count), self.lengths)
+        return divide(packs, self.lengths, min(count, len(packs)))
 
     def _most_micro_batches(self) -> int:
-        """What the step needs that would have the longest rows of all, and so any step of any epoch."""
+        """What the step needs, on each rank, that would have the longest rows of all, and so any step of any epoch."""
         if self.micro_batch_size != "auto":
-            return -(-self.rows_a_step // self.micro_batch_size)
+            return self._rounds(-(-self.rows_a_step // self.micro_batch_size))
         longest = nlargest(self.rows_a_step, range(len(self.lengths)), key=self.lengths.__getitem__)
-        return self._needed(longest_first(pack_rows(longest, self.lengths, self.capacity), self.lengths))
+        return self._rounds(self._needed(longest_first(pack_rows(longest, self.lengths, self.capacity), self.lengths)))
+
+    def _rounds(self, micro_batches: int) -> int:
+        """How many each rank computes, one after the other, if all share them."""
+        return -(-micro_batches // self.world_size)
 
     def _needed(self, packs: Sequence[Pack]) -> int:
         return micro_batches_needed([self._tokens(pack) for pack in packs], self.tokens_at_once)
@@ -126,7 +159,8 @@ def planned_sequences(
 ) -> list[list[int]]:
     """The packed sequences of the first epoch, in the order in which training sees them, each with its rows.
 
-    The order is the same on every device: what is computed at once is cut out of it.
+    The order is the same on every device: what is computed at once is cut out of it. Several processes may have to take
+    packs apart, so that each has some.
 
     Args:
         lengths: tokens of each row, in the order of the prepared dataset.

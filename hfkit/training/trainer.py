@@ -1,29 +1,26 @@
-"""The one training core: transformers.Trainer with the loss on trained positions, and its callbacks."""
+"""The one training core: transformers.Trainer with the loss on trained positions, and validation of our own."""
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.nn.functional import cross_entropy
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers import Trainer
 
-from hfkit.errors import WorkError
-from hfkit.progress import Update
-from hfkit.training.collation import IGNORED, TrainingRow, is_empty
+from hfkit.training.collation import TrainingRow, is_empty
+from hfkit.training.loss import TrainedTokenLoss
+from hfkit.training.optimizer import lora_plus
 from hfkit.training.packing import Pack
 from hfkit.training.sampling import PlannedSteps
 
 if TYPE_CHECKING:
     import datasets
+    from transformers import PreTrainedModel
 
-_LOG = logging.getLogger("hfkit")
+    from hfkit.training.validation import Validation
 
 
 class PackedRows(Dataset[list[TrainingRow]]):
@@ -51,9 +48,20 @@ class TrainedPositionsTrainer(Trainer):
     does not depend on how a step is split up.
     """
 
-    def __init__(self, *, plan: PlannedSteps, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        plan: PlannedSteps,
+        token_loss: TrainedTokenLoss,
+        lora_plus_ratio: float | None = None,
+        validation: Validation | None,
+        **kwargs: Any,
+    ) -> None:
         self.plan = plan
-        super().__init__(**kwargs)
+        self.token_loss = token_loss
+        self.lora_plus_ratio = lora_plus_ratio
+        self.validation = validation
+        super().__init__(compute_loss_func=token_loss, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[list[TrainingRow]]:
         assert isinstance(self.train_dataset, PackedRows)
@@ -63,8 +71,19 @@ class TrainedPositionsTrainer(Trainer):
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        prepared: DataLoader[list[TrainingRow]] = self.accelerator.prepare(loader)
+        # The plan has divided its steps over the ranks; Accelerate would do so once more.
+        prepared: DataLoader[list[TrainingRow]] = prepare_data_loader(
+            loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
         return prepared
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.lora_plus_ratio is not None:
+            tuned = cast("PreTrainedModel", self.model)
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, tuned)
+            self.optimizer = lora_plus(tuned, kind, self.lora_plus_ratio, self.args.weight_decay, settings)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        return made
 
     def training_step(
         self,
@@ -85,75 +104,33 @@ class TrainedPositionsTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         passed = {name: value for name, value in inputs.items() if name != "shift_labels"}
-        loss: torch.Tensor | tuple[torch.Tensor, Any] = super().compute_loss(
-            model, passed, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-        )
+        with self.token_loss.of(passed) as taken:
+            loss: torch.Tensor | tuple[torch.Tensor, Any] = super().compute_loss(
+                model, taken, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
         return loss
 
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Validates, where a callback asked for it; the validation's `found` is the same on every rank."""
+        assert self.validation is not None
+        self.validation.found = same_on_every_rank(self.validation.measure(self))
+        metrics = dict(self.validation.found.metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
-def trained_token_loss(
-    outputs: CausalLMOutputWithPast, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
-) -> torch.Tensor:
-    """Cross-entropy of float32 logits [B, K, vocabulary] against labels [B, K], over `num_items_in_batch` tokens."""
-    assert outputs.logits is not None
-    total = cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    trained = labels.ne(IGNORED).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-    # A step whose rows train nothing has the loss 0 and not 0 / 0.
-    return total / trained.clamp(min=1)
-
-
-class WatchTraining(TrainerCallback):
-    """Shows the step on the bar, keeps `metrics.jsonl`, and stops a run whose loss is no longer a number."""
-
-    def __init__(self, update: Update, metrics: Path) -> None:
-        self.update = update
-        self.metrics = metrics
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.update(state.global_step, state.max_steps)
-        self._forget_after(state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.update(state.global_step, state.max_steps)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if logs is None or "loss" not in logs:
-            return
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-        _LOG.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, logs["loss"])
-        require_finite(logs["loss"], state.global_step)
-
-    def _forget_after(self, step: int) -> None:
-        """A run that starts again from a checkpoint repeats the steps after it; their old lines would stand twice."""
-        if not self.metrics.exists():
-            return
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step_of(line) <= step]
-        self.metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    def summed_loss(self, batch: dict[str, Any]) -> float:
+        """The sum of the losses of a batch's trained tokens, in the number format of training, without gradients."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            one = torch.ones((), device=self.args.device)
+            loss = self.compute_loss(self.model_wrapped, self._prepare_inputs(batch), num_items_in_batch=one)
+        assert isinstance(loss, torch.Tensor)
+        # The Trainer multiplies by the number of ranks, over which it would take the mean.
+        return float(loss) / int(self.accelerator.num_processes)
 
 
-def require_finite(loss: float, step: int) -> None:
-    """Raises WorkError for a loss that is NaN or infinite: from there on the weights are worthless."""
-    if not math.isfinite(loss):
-        raise WorkError(
-            f"train: the loss is {loss} at step {step}; lower train.learning_rate, or set model.precision=fp32 to see "
-            "whether the number format is at fault"
-        )
+def same_on_every_rank(value: Any) -> Any:
+    """The main process's `value`: ranks that decided for themselves could part ways, and wait for each other for ever.
 
-
-def _step_of(line: str) -> float:
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
-        # The line that a kill cut off.
-        return math.inf
+    Every rank must call it. In one process it gives back what it is given.
+    """
+    return broadcast_object_list([value])[0]

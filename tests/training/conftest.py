@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hfkit.training.collation import TrainingRow
-    from hfkit.training.sft import TrainResult
+    from hfkit.training.result import TrainResult
     from tests.conftest import RecipeWriter
 
 
@@ -86,8 +86,14 @@ class Trained:
         return read_weights(self.folder)
 
     @property
-    def metrics(self) -> list[dict[str, float]]:
+    def lines(self) -> list[dict[str, Any]]:
+        """All of metrics.jsonl."""
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Of metrics.jsonl, the lines of training."""
+        return [line for line in self.lines if line["split"] == "train"]
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -103,11 +109,17 @@ def write_prepared(workplace: Path) -> Callable[[Sequence[TrainingRow]], Path]:
     """Rows as a data stage leaves them; the folder."""
 
     def write(rows: Sequence[TrainingRow]) -> Path:
+        import shutil
+
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        from hfkit.data.conversation import Conversation, Turn
+        from hfkit.data.prepared import EXAMPLES, ShardWriter, example_batch, example_schema
+
         folder = workplace / "prepared"
-        (folder / "sequences").mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "sequences").mkdir(parents=True)
         schema = pa.schema(
             [
                 ("row", pa.string()),
@@ -127,6 +139,17 @@ def write_prepared(workplace: Path) -> Callable[[Sequence[TrainingRow]], Path]:
             for number, row in enumerate(rows, start=1)
         ]
         pq.write_table(pa.Table.from_pylist(sequences, schema=schema), folder / "sequences" / "train-00000.parquet")
+        # Three rows a document. What they say does not matter to what is trained.
+        examples = [
+            Conversation(
+                id=f"rows.jsonl:{number}",
+                document=f"document-{(number - 1) // 3}",
+                messages=(Turn(role="user", content=f"Question {number}?"), Turn(role="assistant", content="A bee.")),
+            )
+            for number in range(1, len(rows) + 1)
+        ]
+        with ShardWriter(folder / EXAMPLES, "train", example_schema()) as shards:
+            shards.write(example_batch(examples))
         return folder
 
     return write
@@ -150,7 +173,8 @@ def train_on(
         count += 1
         folder = continued or workplace / f"trained-{count}"
         folder.mkdir(exist_ok=True)
-        recipe = load_recipe(tiny_recipe(seed=seed, **sections))
+        # Tracking costs a process of its own; it has tests of its own.
+        recipe = load_recipe(tiny_recipe(seed=seed, **{"track": [], **sections}))
         context = StageContext(recipe, folder, {"data": write_prepared(rows)}, Progress(quiet=True))
         return Trained(folder, train(context))
 

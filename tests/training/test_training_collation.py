@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from hfkit.training.collation import IGNORED, CollateTrainedPositions, Layout, TrainingRow, is_empty
 from hfkit.training.isolation import token_losses
+from hfkit.training.loss import trained_token_loss
 from hfkit.training.sampling import PlannedSteps
-from hfkit.training.trainer import trained_token_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
