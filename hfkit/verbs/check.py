@@ -9,6 +9,7 @@ from dataclasses import asdict
 from hfkit.output import emit
 from hfkit.preflight import Finding, check
 from hfkit.recipe import load_recipe
+from hfkit.run import Run
 
 _MARKS = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
 
@@ -21,13 +22,29 @@ def run(arguments: argparse.Namespace) -> int:
         from hfkit.data.probing import probe
 
         findings += probe(recipe)
+    memory = None
+    if not any(finding.severity == "error" for finding in findings):
+        from hfkit.memory.checking import devices_of, report_memory
+
+        devices = devices_of(arguments.gpus, arguments.gpu_memory, arguments.sharding)
+        memory = report_memory(recipe, Run(recipe).finished("data"), devices)
     errors = [finding for finding in findings if finding.severity == "error"]
     if arguments.json:
-        document = {"recipe": recipe.name, "ok": not errors, "findings": [asdict(finding) for finding in findings]}
+        document = {
+            "recipe": recipe.name,
+            "ok": not errors,
+            "findings": [asdict(finding) for finding in findings],
+            "memory": None if memory is None else memory.document(),
+        }
         emit(json.dumps(document, indent=2))
     else:
         for finding in findings:
             emit(f"{_MARKS[finding.severity]} {finding.key}: {finding.text}")
+        if memory is not None:
+            first, *rest = memory.lines()
+            emit(f"{_MARKS['ok' if memory.fits else 'note']} memory: {first}")
+            for line in rest:
+                emit(f"        {line}")
         emit(f"{arguments.recipe}: {_verdict(len(errors))}")
     return 2 if errors else 0
 

@@ -1,0 +1,1 @@
+"""What training will hold in memory, reckoned from a model's configuration before anything is loaded."""
