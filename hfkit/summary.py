@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from hfkit.evaluation.result import TITLES, EvaluateResult, GateResult
+from hfkit.evaluation.report import REPORT
+from hfkit.evaluation.report.tables import harness_table
+from hfkit.evaluation.result import EvaluateResult, GateResult
 from hfkit.evaluation.retrieval_table import print_retrieval
+from hfkit.evaluation.task_table import print_table, print_task
 from hfkit.output import emit
 from hfkit.pipeline import StageOutcome
 from hfkit.run import Run
@@ -61,10 +64,15 @@ def print_summary(run: Run, outcomes: Outcomes) -> None:
             console.print("Nothing to do: every stage is up to date with the recipe and its inputs.")
         result = _evaluated(outcomes)
         if result is not None:
-            if result.comparison:
-                console.print(_comparison_table(result))
+            for task in result.tasks.values():
+                print_task(console, task, result)
             if result.retrieval is not None:
                 print_retrieval(console, result.retrieval)
+            if result.harness is not None:
+                print_table(console, harness_table(result.harness))
+            report = run.finished("evaluate") / REPORT
+            if report.is_file():
+                console.print(f"report: {report.as_posix()}", markup=False, highlight=False)
             for gate in result.gates:
                 console.print(f"gate {'met' if gate.holds else 'NOT MET'}: {gate.gate}", markup=False, highlight=False)
     emit(captured.get().rstrip("\n"), styled=True)
@@ -82,35 +90,6 @@ def _stages_table(run: Run, outcomes: Outcomes) -> Table:
         artifact = outcome.artifact
         done = "made now" if outcome.made_now else "nothing changed, kept"
         table.add_row(name, done, f"{artifact.seconds:.1f}", f"{artifact.peak_memory_bytes / 2**30:.2f} GiB")
-    return table
-
-
-def _comparison_table(result: EvaluateResult) -> Table:
-    from rich.table import Table
-
-    first = next(iter(result.comparison.values()))
-    table = Table(
-        title=f"base against tuned, {result.rows} questions on documents that training never saw",
-        caption=f"intervals: {first.confidence:.0%}, paired bootstrap over documents; p: paired permutation test",
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("metric")
-    for heading in ("base", "tuned", "difference", "interval", "p", "questions", "documents"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("in words")
-    for metric, entry in result.comparison.items():
-        table.add_row(
-            TITLES[metric],
-            f"{entry.base:.3f}",
-            f"{entry.tuned:.3f}",
-            f"{entry.difference:+.3f}",
-            f"{entry.interval[0]:+.3f} … {entry.interval[1]:+.3f}",
-            f"{entry.p_value:.4f}",
-            str(entry.rows),
-            str(entry.documents),
-            entry.in_words,
-        )
     return table
 
 

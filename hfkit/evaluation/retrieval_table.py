@@ -25,7 +25,7 @@ def print_retrieval(console: Console, result: RetrievalResult) -> None:
         title_justify="left",
         caption_justify="left",
     )
-    shown = _shown(result)
+    shown = shown_metrics(result)
     table.add_column("setting", no_wrap=True)
     for metric in shown:
         table.add_column(metric, justify="right", no_wrap=True)
@@ -35,19 +35,19 @@ def print_retrieval(console: Console, result: RetrievalResult) -> None:
         figures = [setting.scores[metric] for metric in shown]
         cells = [f"{one.mean:.3f}\n{one.interval[0]:.2f} … {one.interval[1]:.2f}" for one in figures]
         mark = " (the recipe's)" if name == result.recipe else ""
-        table.add_row(f"{name}{mark}\n{_said(setting)}", *cells, *_lead(setting, main))
+        table.add_row(f"{name}{mark}\n{search_in_words(setting)}", *cells, *_lead(setting, main))
     console.print(table)
-    for line in _notes(result):
+    for line in retrieval_notes(result):
         console.print(line, markup=False, highlight=False)
 
 
-def _shown(result: RetrievalResult) -> list[str]:
+def shown_metrics(result: RetrievalResult) -> list[str]:
     """All metrics at the first rank, and of the others what is not nearly the same there: nDCG and recall."""
     first = result.metrics[0].partition("@")[2]
     return [m for m in result.metrics if m.endswith(f"@{first}") or m.startswith(("ndcg", "recall"))]
 
 
-def _said(setting: MeasuredSetting) -> str:
+def search_in_words(setting: MeasuredSetting) -> str:
     parts: list[JsonValue] = [setting.search["mode"]]
     if setting.search["mode"] == "hybrid":
         parts.append(setting.search.get("fusion"))
@@ -64,7 +64,7 @@ def _lead(setting: MeasuredSetting, metric: str) -> tuple[str, str]:
     return words, f"{lead.p_value:.4f}"
 
 
-def _notes(result: RetrievalResult) -> list[str]:
+def retrieval_notes(result: RetrievalResult) -> list[str]:
     lines = []
     if result.tuned is not None:
         tuned = result.tuned

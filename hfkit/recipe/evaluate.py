@@ -1,16 +1,21 @@
-"""`evaluate`: how the tuned model is compared with the base model, how search is measured, and what must hold."""
+"""`evaluate`: what models are asked and compared on, how search is measured, and what must hold."""
 
 import re
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
+from hfkit.recipe.asked_models import AskedModel, model_label
+from hfkit.recipe.gate_rules import check_gate
 from hfkit.recipe.gates import EXAMPLE, GATE_PATTERN, Gate
+from hfkit.recipe.harness import HarnessSection
+from hfkit.recipe.judge import JudgeSection
 from hfkit.recipe.retrieval_gates import RETRIEVAL_EXAMPLE, RETRIEVAL_GATE_PATTERN, RetrievalGate
 from hfkit.recipe.section import Expected, FilePath, Section, Text, broken_rule
+from hfkit.recipe.tasks import AnyTask, task_name
 
-TaskName = Literal["grounded_answers", "retrieval"]
 AnyGate: TypeAlias = Gate | RetrievalGate
 
 
@@ -63,43 +68,82 @@ class RetrievalSection(Section):
 
 
 class EvaluateSection(Section):
-    """The evaluation: the base model and the tuned model on the same test rows, and search on judged queries."""
+    """The evaluation: models on the same rows of every task, and search on judged queries."""
 
-    tasks: Annotated[tuple[TaskName, ...], MinLen(1), Field(strict=False)] = Field(
-        description="What is measured; grounded_answers asks the test rows' questions and scores answer and citation, "
-        "retrieval asks judged queries and scores the ranking of documents."
+    tasks: Annotated[tuple[AnyTask, ...], MinLen(1), Field(strict=False)] = Field(
+        default=(),
+        description="What is measured: grounded_answers and conversations ask the recipe's own test rows, retrieval "
+        "asks judged queries; or a mapping with use (a task that comes with hfkit), kind (one's own) or file (Python). "
+        "May be left out where harness is set.",
+    )
+    models: Annotated[tuple[AskedModel, ...], MinLen(1), Field(strict=False)] | None = Field(
+        default=None,
+        description="Which models are asked; the others are compared with the first. null asks base, and tuned where "
+        "there is a train section.",
     )
     max_new_tokens: Annotated[int, Ge(1)] = Field(
         default=80, description="Longest answer that is generated, in tokens."
     )
-    batch_size: Annotated[int, Ge(1)] = Field(default=16, description="Rows that are generated together.")
+    batch_size: Annotated[int, Ge(1)] = Field(
+        default=16, description="Rows that are answered together; changes memory and speed, not the results."
+    )
+    confidence: Annotated[float, Gt(0), Lt(1)] = Field(default=0.95, description="Confidence of every interval.")
+    judge: JudgeSection | None = Field(
+        default=None, description="A model that compares the replies of two models in pairs; null asks none."
+    )
     retrieval: RetrievalSection | None = Field(default=None, description="What the task retrieval measures.")
+    harness: HarnessSection | None = Field(
+        default=None, description="Tasks of lm-evaluation-harness that the models are asked as well; null runs none."
+    )
     gates: Annotated[tuple[GateText, ...], Field(strict=False)] = Field(
         default=(),
-        description="Comparisons that must hold: tuned.METRIC >= base.METRIC [+ or - NUMBER] [with confidence NUMBER], "
-        "or tuned.METRIC >= NUMBER [with confidence NUMBER]; of search, retrieval[.SETTING].METRIC@K likewise.",
+        description="Comparisons that must hold: MODEL.[TASK.]METRIC >= MODEL.[TASK.]METRIC [+ or - NUMBER], "
+        "MODEL.[TASK.]METRIC >= NUMBER, or the same with <=, or MODEL.[TASK.]METRIC not worse than MODEL [by NUMBER]; "
+        "each [with confidence NUMBER]; of search, retrieval[.SETTING].METRIC@K >= likewise.",
     )
 
+    def asked(self, *, trains: bool) -> tuple[AskedModel, ...]:
+        """The models that are asked. `trains` says whether the recipe has a train section."""
+        if self.models is not None:
+            return self.models
+        return ("base", "tuned") if trains else ("base",)
+
+    @property
+    def asks_models(self) -> bool:
+        """Whether any task asks models, and not search alone."""
+        return self.harness is not None or any(task != "retrieval" for task in self.tasks)
+
     @model_validator(mode="after")
-    def _fits_the_tasks(self) -> "EvaluateSection":
-        if len(set(self.tasks)) < len(self.tasks):
-            raise broken_rule("tasks", "names a task twice")
+    def _fits_together(self) -> "EvaluateSection":
+        if not self.tasks and self.harness is None:
+            raise broken_rule("tasks", "required key is missing: name a task, or set harness")
+        _refuse_twice("tasks", "a task", [task_name(task) for task in self.tasks])
+        _refuse_twice("models", "a model", [model_label(model) for model in self.models or ()])
         if "retrieval" in self.tasks and self.retrieval is None:
             raise broken_rule("retrieval", "required key is missing: the task retrieval needs retrieval.folder")
         if "retrieval" not in self.tasks and self.retrieval is not None:
             raise broken_rule("retrieval", "is set, but tasks does not name retrieval")
-        for gate in self.gates:
-            if isinstance(gate, RetrievalGate):
-                self._check_retrieval_gate(gate)
-            elif "grounded_answers" not in self.tasks:
-                raise broken_rule("gates", f"{gate}: needs the task grounded_answers")
+        for number, gate in enumerate(self.gates):
+            try:
+                if isinstance(gate, RetrievalGate):
+                    self._check_retrieval_gate(gate)
+                else:
+                    check_gate(gate, self.tasks, self.models, judged=self.judge is not None)
+            except ValueError as error:
+                raise broken_rule(("gates", number), str(error)) from error
         return self
 
     def _check_retrieval_gate(self, gate: RetrievalGate) -> None:
         if self.retrieval is None:
-            raise broken_rule("gates", f"{gate}: needs the task retrieval")
+            raise ValueError("needs the task retrieval")
         if gate.cutoff not in self.retrieval.k:
             measured = ", ".join(str(cutoff) for cutoff in self.retrieval.k)
-            raise broken_rule("gates", f"{gate}: retrieval.k does not name {gate.cutoff}; it is {measured}")
+            raise ValueError(f"retrieval.k does not name {gate.cutoff}; it is {measured}")
         if "tuned" in (gate.setting, gate.other) and self.retrieval.tune is None:
-            raise broken_rule("gates", f"{gate}: there is no setting tuned unless retrieval.tune names a split")
+            raise ValueError("there is no setting tuned unless retrieval.tune names a split")
+
+
+def _refuse_twice(key: str, noun: str, names: Sequence[str]) -> None:
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise broken_rule(key, f"names {noun} twice, {name}; give one of them another name")

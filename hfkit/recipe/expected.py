@@ -125,6 +125,12 @@ def _either(shapes: list[Shape], annotation: Any) -> Shape:
         own = [next(k for k in shape.keys if sum(k in other.keys for other in shapes) == 1) for shape in shapes]
         phrase = f"a mapping with exactly one of the keys {', '.join(own)}"
         return Shape(phrase, "mappings", keys=keys, variants=len(shapes), nullable=nullable)
+    mappings = [shape for shape in shapes if shape.keys]
+    if mappings and len(mappings) < len(shapes):
+        # Words or text, or a mapping that may be of several kinds.
+        shapes = [*(shape for shape in shapes if not shape.keys), _either(mappings, Union)]
+        both = f"{shapes[0].many} or mappings"
+        first = replace(shapes[0], many=both, keys=shapes[-1].keys, variants=shapes[-1].variants)
     item = next((shape.item for shape in shapes if shape.item is not None), None)
     phrases = [shape.phrase for shape in shapes] + (["null"] if nullable else [])
     text = any(shape.text for shape in shapes)

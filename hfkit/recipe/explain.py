@@ -48,7 +48,7 @@ def _problems(error: ErrorDetails, tree: MappingNode, recipe: Shape) -> list[tup
     kind = error["type"]
     if kind == BROKEN_RULE:
         context = error.get("ctx", {})
-        key = (*path, context["key"]) if context["key"] else path
+        key = (*path, *context["key"])
         return [(key, Problem(find(tree, key).at, dotted(key), str(context["message"])))]
     node = find(tree, path)
     if kind == "extra_forbidden":

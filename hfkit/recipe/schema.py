@@ -1,6 +1,6 @@
 """The recipe: what one YAML file may say."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MaxLen
 from pydantic import Field, model_validator
@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from hfkit.recipe.app import AppSection
 from hfkit.recipe.data import DataSection
 from hfkit.recipe.evaluate import EvaluateSection
+from hfkit.recipe.hub import HubSection
 from hfkit.recipe.model import ModelSection
 from hfkit.recipe.problems import dotted
 from hfkit.recipe.rag import RagSection
@@ -35,7 +36,9 @@ class Recipe(Section):
         default=7, description="Seed of everything that is random: splits, order of rows, adapter weights, dropout."
     )
     allow_code: bool = Field(
-        default=False, description="Whether the recipe may name Python functions that are run (data.sources callable)."
+        default=False,
+        description="Whether the recipe may have Python code run: functions that it names "
+        "(data.sources callable), and code that comes with a model (model.trust_remote_code).",
     )
     model: ModelSection | None = Field(default=None, description="Which model is trained and asked.")
     data: DataSection | None = Field(default=None, description="Where the examples come from and how they are split.")
@@ -48,6 +51,14 @@ class Recipe(Section):
     rag: RagSection | None = Field(default=None, description="Which documents are indexed and how they are searched.")
     app: AppSection | None = Field(
         default=None, description="The page on which questions are asked; needs model and rag."
+    )
+    hub: HubSection | None = Field(
+        default=None, description="What is published on the Hugging Face Hub, and where; needs model, data and train."
+    )
+    track: Annotated[tuple[Literal["trackio"], ...], Field(strict=False)] = Field(
+        default=("trackio",),
+        description="Which trackers get the numbers of training beside metrics.jsonl; trackio keeps them in the run's "
+        "folder and sends nothing away.",
     )
 
     @model_validator(mode="after")

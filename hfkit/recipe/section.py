@@ -30,9 +30,11 @@ class Expected:
     many: str
 
 
-def broken_rule(key: str, message: str) -> PydanticCustomError:
-    """An error with a message of its own, about `key` of the section at hand (empty: about the value itself)."""
-    return PydanticCustomError(BROKEN_RULE, "{message}", {"key": key, "message": message})
+def broken_rule(key: str | tuple[str | int, ...], message: str) -> PydanticCustomError:
+    """An error with a message of its own, about `key` of the section at hand, or what stands at that path below it
+    (empty: about the value itself)."""
+    path = key if isinstance(key, tuple) else (key,) if key else ()
+    return PydanticCustomError(BROKEN_RULE, "{message}", {"key": path, "message": message})
 
 
 def _printable(text: str) -> str:

@@ -231,13 +231,15 @@ def test_both_tasks_in_one_recipe(cli: Cli, tiny_recipe: RecipeWriter, beir: Pat
     done = cli("run", tiny_recipe(evaluate=evaluate), "--json")
     assert done.code == 0, done.err
     document = done.document["evaluate"]
-    assert set(document["comparison"]) == {"token_f1", "citation_accuracy", "abstention_accuracy"}
+    assert {"token_f1", "citation_accuracy", "abstention_accuracy"} <= document["tasks"]["grounded_answers"]["scores"][
+        "tuned"
+    ].keys()
     assert result_of(done.document).queries == 6
     assert [(gate["gate"], gate["holds"]) for gate in document["gates"]] == [(gate, True) for gate in gates]
     made = {path.name for path in (workplace / "runs" / "tiny" / "evaluate").iterdir()}
-    assert {"predictions.jsonl", "comparison.json", "retrieval.jsonl"} <= made
+    assert {"predictions", "report.html", "retrieval.jsonl"} <= made
     shown = cli("run", tiny_recipe(evaluate=evaluate))
-    assert "base against tuned" in shown.out and "search on 6 judged queries" in shown.out
+    assert "token F1" in shown.out and "search on 6 judged queries" in shown.out
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_what_is_dumped_is_for_people_too() -> None:
         "  index:\n    type: auto\n    storage: float32\n  search:\n"
         "    mode: hybrid\n    top_k: 5\n    fusion: convex\n    dense_weight: 0.5\n    rerank: null\n"
         "    rerank_candidates: 50\n    diversity: 0.0\n    filter: null\n    per_document: null\n    neighbours: 0\n"
-        "    min_similarity: null\n"
+        "    min_similarity: null\ntrack:\n- trackio\n"
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 MODEL = "model: {base: m}\n"
 DATA = "data: {sources: [{path: a.jsonl}]}\n"
 RAG = "rag: {documents: [docs/]}\n"
-KEYS = "name, seed, allow_code, model, data, train, evaluate, rag, app"
+KEYS = "name, seed, allow_code, model, data, train, evaluate, rag, app, hub, track"
 GATE = "tuned.token_f1 >= base.token_f1 + 0.05 with confidence 0.95"
 NAME = "a name of at most 100 of the characters a-z 0-9 . _ - that starts with a letter or a digit"
 BRACKET = 'a ":" cannot stand here: quote a value that holds ": ", or check how this line is indented'
@@ -41,7 +41,10 @@ BROKEN: list[tuple[str, str, list[str]]] = [
     (
         "key of two other sections",
         f"name: x\n{DATA}batch_size: 4\n",
-        ["x.yaml:3: batch_size: unknown key; did you mean train.batch_size or evaluate.batch_size?"],
+        [
+            "x.yaml:3: batch_size: unknown key; did you mean train.batch_size or evaluate.batch_size or "
+            "evaluate.harness.batch_size?"
+        ],
     ),
     (
         "key of the top",
@@ -172,12 +175,15 @@ BROKEN: list[tuple[str, str, list[str]]] = [
     (
         "near word",
         train("schedule: lineer"),
-        ['x.yaml:5: train.schedule: expected one of linear, cosine, constant; got "lineer"; did you mean linear?'],
+        [
+            "x.yaml:5: train.schedule: expected one of linear, cosine, constant, inverse_sqrt, wsd; "
+            'got "lineer"; did you mean linear?'
+        ],
     ),
     (
         "far word",
         train("schedule: zzz"),
-        ['x.yaml:5: train.schedule: expected one of linear, cosine, constant; got "zzz"'],
+        ['x.yaml:5: train.schedule: expected one of linear, cosine, constant, inverse_sqrt, wsd; got "zzz"'],
     ),
     ("only word", train("method: dpo"), ['x.yaml:5: train.method: expected sft, got "dpo"']),
     (
@@ -189,8 +195,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "task",
         f"name: x\n{MODEL}{DATA}train: {{}}\nevaluate: {{tasks: [grounded_answer]}}\n",
         [
-            'x.yaml:5: evaluate.tasks.0: expected one of grounded_answers, retrieval; got "grounded_answer"; '
-            "did you mean grounded_answers?"
+            "x.yaml:5: evaluate.tasks.0: expected one of grounded_answers, conversations, retrieval or a mapping with "
+            'exactly one of the keys use, kind, file; got "grounded_answer"; did you mean grounded_answers?'
         ],
     ),
     # Required keys.
@@ -241,14 +247,18 @@ BROKEN: list[tuple[str, str, list[str]]] = [
     (
         "gate",
         evaluate("gates: [tuned is better]"),
-        [f'x.yaml:7: evaluate.gates.0: not a gate; write one such as "{GATE}" or "tuned.token_f1 >= 0.5"'],
+        [
+            f'x.yaml:7: evaluate.gates.0: not a gate; write one such as "{GATE}", "tuned.token_f1 >= 0.5" or '
+            '"tuned.mmlu.accuracy not worse than base by 0.02"'
+        ],
     ),
     (
         "gate's metric, on its own line",
         evaluate("gates:\n    - tuned.token_f1 >= 0.2\n    - tuned.token_f2 >= 0.2"),
         [
             "x.yaml:9: evaluate.gates.1: unknown metric token_f2; expected one of "
-            "token_f1, citation_accuracy, abstention_accuracy; did you mean token_f1?"
+            "token_f1, citation_accuracy, abstention_accuracy, citation_precision, citation_recall; did you mean "
+            "token_f1?"
         ],
     ),
     (
@@ -263,8 +273,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ["x.yaml:2: train: needs the sections model and data, which are not in this recipe"],
     ),
     (
-        "evaluate without train",
-        f"name: x\n{MODEL}{DATA}evaluate: {{tasks: [grounded_answers]}}\n",
+        "evaluate the tuned model without train",
+        f"name: x\n{MODEL}{DATA}evaluate: {{tasks: [grounded_answers], models: [base, tuned]}}\n",
         ["x.yaml:4: evaluate: needs the section train, which is not in this recipe"],
     ),
     (
@@ -404,13 +414,15 @@ data: {max_length: 2.0, sources: [{synthesize: {questions: 0}}, {pth: x}]}
         ["x.yaml:7", "rag.documents"],
         ["x.yaml:7", "rag.chunk.overlap"],
         ["x.yaml:8", "hub"],
+        ["x.yaml:8", "hub.repo"],
         ["x.yaml:9", "data.sources.0.synthesize.questions"],
         ["x.yaml:9", "data.sources.1.pth"],
         ["x.yaml:9", "data.max_length"],
         ["override train.warmup=2", "expected a number >= 0 and < 1, got 2"],
         [
             "override evaluate.tasks=[]",
-            "expected a non-empty list of words among grounded_answers, retrieval, got an empty list",
+            "expected a non-empty list of words among grounded_answers, conversations, retrieval or mappings, got an "
+            "empty list",
         ],
     ]
 

@@ -54,7 +54,7 @@ def test_what_a_file_may_leave_to_the_one_it_extends() -> None:
         "properties": {
             "model": {"required": ["base"]},
             "data": {"required": ["sources"]},
-            "evaluate": {"required": ["tasks"]},
+            "hub": {"required": ["repo"]},
             "rag": {"required": ["documents"]},
         },
     }
@@ -66,7 +66,7 @@ def test_what_a_file_may_leave_to_the_one_it_extends() -> None:
 
 def test_bounds_defaults_and_words() -> None:
     train = SCHEMA["$defs"]["TrainSection"]["properties"]
-    assert train["schedule"]["enum"] == ["linear", "cosine", "constant"]
+    assert train["schedule"]["enum"] == ["linear", "cosine", "constant", "inverse_sqrt", "wsd"]
     assert train["epochs"]["exclusiveMinimum"] == 0 and train["epochs"]["default"] == 1.0
     assert SCHEMA["$defs"]["SearchSection"]["properties"]["top_k"]["maximum"] == 50
     sources = SCHEMA["$defs"]["DataSection"]["properties"]["sources"]
