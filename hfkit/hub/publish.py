@@ -1,0 +1,84 @@
+"""The publish stage: a finished run to the Hub, one commit a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hfkit.errors import WorkError
+from hfkit.hub.access import require_token
+from hfkit.hub.base_revision import moved_since, trained_revision
+from hfkit.hub.facts import RunFacts, gather_facts
+from hfkit.hub.files import PlannedRepository, PublishResult
+from hfkit.hub.plan import plan
+from hfkit.hub.pushing import push
+from hfkit.hub.secrets import secrets_in
+from hfkit.run import Run
+from hfkit.stage import StageContext
+
+_MOST_NAMED = 10
+
+
+def publish(context: StageContext) -> PublishResult:
+    """Push what the recipe's `hub` section names. What an interrupted publishing left is gone on from.
+
+    Raises:
+        RequestError: there is no token, it may not write there, or nobody could load what would be published.
+        WorkError: a gate was not met, a file holds what looks like a secret, the repository has commits of somebody
+            else, or the Hub fails.
+    """
+    from huggingface_hub import HfApi
+
+    facts = gather_facts(context.recipe, context.upstream)
+    refused = gates_refusal(facts)
+    if refused is not None:
+        raise WorkError(refused)
+    token = require_token(f"model {facts.hub.repo}")
+    planned = plan(facts, context.folder)
+    refused = secrets_refusal(facts, secrets_in(planned, token))
+    if refused is not None:
+        raise WorkError(refused)
+    moved = moved_since(facts, trained_revision(facts)) if facts.publishes_adapter else None
+    if moved is not None:
+        context.progress.say(f"  {moved}")
+    api = HfApi(token=token, library_name="hfkit")
+    published = []
+    for repository in planned:
+        done = push(api, repository, facts.hub, _message(facts, repository), _memory(context), context.progress)
+        context.progress.say(f"  {'published' if done.new_commit else 'there already'}: {done.url}")
+        published.append(done)
+    return PublishResult(repositories=tuple(published))
+
+
+def gates_refusal(facts: RunFacts) -> str | None:
+    """Why a run that missed a gate is not published; None where it may be."""
+    failed = facts.failed_gates
+    if not failed or "gates" in facts.hub.despite:
+        return None
+    named = "; ".join(gate.gate for gate in failed)
+    return (
+        f"{facts.recipe.name}: a gate was not met, so nothing is published: {named}. Train better, or publish it all "
+        "the same with hub.despite=[gates]; the card says so then"
+    )
+
+
+def secrets_refusal(facts: RunFacts, found: Sequence[str]) -> str | None:
+    """Why files with what looks like a secret are not published; None where they may be."""
+    if not found or "secrets" in facts.hub.despite:
+        return None
+    more = f"\n  and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    listed = "".join(f"\n  {place}" for place in found[:_MOST_NAMED])
+    return (
+        f"{facts.recipe.name}: what looks like a secret stands in files that would be published, so nothing is. Take "
+        "it out of the source (data.quality has a filter) and run again; where it is none, set hub.despite=[secrets]:"
+        f"{listed}{more}"
+    )
+
+
+def _message(facts: RunFacts, repository: PlannedRepository) -> str:
+    what = {"model": "model", "dataset": "training data", "space": "app"}[repository.kind]
+    return f"Publish the {what} of the run {facts.recipe.name}"
+
+
+def _memory(context: StageContext) -> Path:
+    return Run(context.recipe).folder
