@@ -35,9 +35,9 @@ from hfkit.quiet import quiet_libraries
 from hfkit.recipe import AdapterSection, ModelSection
 from hfkit.training.collation import IGNORED, CollateTrainedPositions, Layout, TrainingRow
 from hfkit.training.layout import choose_layout
+from hfkit.training.loss import trained_token_loss
 from hfkit.training.microbatches import MicroBatch
 from hfkit.training.sampling import PlannedSteps
-from hfkit.training.trainer import trained_token_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -130,7 +130,7 @@ def trainable(precision: str) -> PreTrainedModel:
     torch.manual_seed(0)
     with quiet_libraries():
         model, _ = load_model(settings)
-        return with_new_adapter(model, AdapterSection(), quantised=False).train()
+        return with_new_adapter(model, AdapterSection()).train()
 
 
 def compute(

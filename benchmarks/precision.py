@@ -24,7 +24,7 @@ from hfkit.models.tuned import with_new_adapter
 from hfkit.quiet import quiet_libraries
 from hfkit.recipe import AdapterSection, ModelSection
 from hfkit.training.collation import CollateTrainedPositions, TrainingRow
-from hfkit.training.trainer import trained_token_loss
+from hfkit.training.loss import trained_token_loss
 from rag import SentenceTransformerEmbedder, load_corpus
 from rag.embedder import Vectors
 
@@ -73,7 +73,7 @@ def training(runs: int) -> tuple[list[Result], float, float]:
         settings = ModelSection.model_validate({"base": str(base), "precision": name})
         torch.manual_seed(0)
         model, _ = load_model(settings)
-        models[name] = with_new_adapter(model, AdapterSection(), quantised=False).train()
+        models[name] = with_new_adapter(model, AdapterSection()).train()
 
     def step(name: str) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "bf16"):

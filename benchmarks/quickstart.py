@@ -77,10 +77,13 @@ def main() -> None:
         Goal("--help", "< 0.5 s", statistics.median(help_), statistics.median(help_) < 0.5),
         Goal("check, data probes included", "< 10 s", statistics.median(check), statistics.median(check) < 10),
     ]
-    for metric, entry in document["evaluate"]["comparison"].items():
+    task = document["evaluate"]["tasks"]["grounded_answers"]
+    for entry in task["differences"]:
+        metric = entry["metric"]
+        base, tuned = (task["scores"][model][metric] for model in ("base", "tuned"))
         results += [
-            Result(f"{metric}, base", entry["base"], f"of 1, {entry['rows']} questions"),
-            Result(f"{metric}, tuned", entry["tuned"], f"of 1, {entry['rows']} questions"),
+            Result(f"{metric}, base", base["value"], f"of 1, {base['rows']} questions"),
+            Result(f"{metric}, tuned", tuned["value"], f"of 1, {tuned['rows']} questions"),
             Result(f"{metric}, difference, low end", entry["interval"][0], "95% interval"),
             Result(f"{metric}, difference, high end", entry["interval"][1], "95% interval"),
             Result(f"{metric}, p-value", entry["p_value"], "two-sided"),
