@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	@if [ "$(APP)" != "0" ]; then $(BIN)/hfkit app recipes/quickstart.yaml; fi
 
 test: $(VENV)/.test
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
