@@ -22,6 +22,8 @@ MARKER = "artifact.json"
 
 # SQLite keeps these beside a database while somebody has it open, and they go when it is closed.
 _TRANSIENT = ("-wal", "-shm")
+# Folders whose databases change when somebody only looks at them through their program.
+_NOT_RECORDED = frozenset({"trackio"})
 
 
 class FileRecord(BaseModel):
@@ -108,13 +110,14 @@ def _check(path: Path, record: FileRecord) -> None:
 
 
 def record_files(folder: Path) -> tuple[FileRecord, ...]:
-    """Every file in `folder` but the marker, hidden files and what is in hidden folders; flushed to the disk."""
+    """Every file in `folder` but the marker, hidden files, what is in hidden folders, and what a tracker keeps; flushed
+    to the disk."""
     records = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if not path.is_file() or inside.name == MARKER or any(part.startswith(".") for part in inside.parts):
             continue
-        if path.name.endswith(_TRANSIENT):
+        if path.name.endswith(_TRANSIENT) or inside.parts[0] in _NOT_RECORDED:
             continue
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from hfkit import __version__
 from hfkit.failures import explain
+from hfkit.noticeboard import speaks_to_user
 from hfkit.output import say
 
 EXIT_CODES = "exit codes: 0 done; 1 the work failed or a gate was not met; 2 the request was wrong"
@@ -44,7 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     with_json(with_recipe(verb("run", "run every stage that the recipe names, those whose inputs changed")))
-    with_json(with_recipe(verb("check", "find in seconds what would go wrong, without loading weights")))
+    check = with_json(with_recipe(verb("check", "find in seconds what would go wrong, without loading weights")))
+    check.add_argument("--gpus", type=int, metavar="N", help="plan the memory of N GPUs, not of this machine")
+    check.add_argument("--gpu-memory", type=float, metavar="GIB", help="of each of them (default: 80)")
+    check.add_argument("--sharding", choices=("ddp", "zero2", "zero3", "fsdp2"), help="how they share (default: ddp)")
     preview = with_json(with_recipe(verb("preview", "show the exact tokens that the model is trained on")))
     preview.add_argument("-n", type=int, default=2, metavar="N", help="sequences to show (default: 2)")
     index = with_json(
@@ -59,7 +63,19 @@ def build_parser() -> argparse.ArgumentParser:
         ("evaluate", "compare the tuned model with the base model"),
     ):
         added = with_json(with_recipe(verb(stage, help_text + ", and what must be done before")))
-        added.set_defaults(module="hfkit.verbs.run")
+        if stage == "train":
+            launched = "through `accelerate launch` with accelerate_configs/NAME.yaml, or a path"
+            added.add_argument("--launch", metavar="NAME", help=launched)
+            added.add_argument("--processes", type=int, metavar="N", help="with --launch: how many, on all machines")
+        else:
+            added.set_defaults(module="hfkit.verbs.run")
+    publish = with_json(
+        with_recipe(verb("publish", "publish the trained model on the Hub, and do what must be done before"))
+    )
+    publish.add_argument("--dry-run", action="store_true", help="list every file and show the card; nothing is sent")
+    compare = with_json(verb("compare", "line up finished runs: recipes, data, cost, and scores row by row"))
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or its recipe")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page, too")
     search = with_json(verb("search", "print the passages that fit a question, best first"))
     search.add_argument("index", type=Path, metavar="INDEX", help="an index folder, such as runs/quickstart/index")
     search.add_argument("query", metavar="QUERY", help="what to look for")
@@ -91,14 +107,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = import_module(parsed.module).run(parsed)
     except KeyboardInterrupt:
-        say("hfkit: interrupted; what was finished is kept, the same command goes on from there")
+        if speaks_to_user():
+            say("hfkit: interrupted; what was finished is kept, the same command goes on from there")
         return 1
     # The one place where everything is caught: a user reads a sentence, --debug shows the traceback.
     except Exception as error:
         if parsed.debug:
             raise
         explanation = explain(error)
-        say(f"hfkit: {explanation.text}")
+        if speaks_to_user():
+            say(f"hfkit: {explanation.text}")
         return explanation.exit_code
     return code
 

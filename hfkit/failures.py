@@ -13,6 +13,16 @@ from rag.errors import RagError, RagRequestError
 
 _FULL_BYTES = 2**20
 
+# How PyTorch's gloo, its store and NCCL say that the process at the other end is no longer there.
+_PEER_IS_GONE = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection was likely closed",
+    "failed to recv, got 0 bytes",
+    "remote process exited",
+    "broken pipe",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -39,6 +49,12 @@ def explain(error: Exception) -> Explanation:
         return Explanation(
             "out of memory; lower train.micro_batch_size, evaluate.batch_size or data.max_length, "
             f"or set model.quantization=nf4 ({_first_line(error)})",
+            1,
+        )
+    if isinstance(error, RuntimeError) and any(text in lowered for text in _PEER_IS_GONE):
+        return Explanation(
+            "another process of this launch ended; the launcher, or logs/ in the run's folder, says why. What was "
+            "finished is kept, and the same command goes on from there",
             1,
         )
     if isinstance(error, PermissionError):

@@ -18,7 +18,9 @@ from hfkit.data.formats import choose_format
 from hfkit.data.ledger import Ledger
 from hfkit.data.sources import check_source, read_source
 from hfkit.errors import RequestError
+from hfkit.evaluation.checking import check_evaluation, loaded_references
 from hfkit.evaluation.splits import read_splits
+from hfkit.models.adapters import find_adapter
 from hfkit.models.embedded import PREFIX, cached_folder, embedded_model
 from hfkit.recipe import (
     CallableSource,
@@ -61,10 +63,14 @@ def check(recipe: Recipe, stages: Sequence[StageName] | None = None) -> list[Fin
     """
     wanted = wanted_stages(recipe) if stages is None else closure(stages, recipe)
     findings = []
-    if recipe.model is not None and {"data", "train"} & set(wanted):
+    asks = recipe.evaluate is not None and recipe.evaluate.asks_models and "evaluate" in wanted
+    if recipe.model is not None and (asks or {"data", "train"} & set(wanted)):
         findings.append(_model("model.base", recipe.model.base))
         if recipe.model.chat_template is not None:
             findings.append(_template(recipe.model.chat_template))
+        adapter = recipe.model.adapter
+        if adapter is not None and adapter.start_from is not None and "train" in wanted:
+            findings.append(_start(adapter.start_from))
     if recipe.rag is not None and "index" in wanted:
         findings.append(_embedder("rag.embedder", recipe.rag.embedder))
         findings.append(_documents(recipe.rag.documents, recipe.rag.hosts))
@@ -75,11 +81,18 @@ def check(recipe: Recipe, stages: Sequence[StageName] | None = None) -> list[Fin
         for number, source in enumerate(recipe.data.sources):
             if not isinstance(source, SynthesizeSource):
                 findings += _source(number, source, allow_code=recipe.allow_code, scored=scored)
+    if recipe.evaluate is not None and "evaluate" in wanted:
+        findings += [_model(key, reference) for key, reference in loaded_references(recipe)]
+        findings += [Finding(*checked) for checked in check_evaluation(recipe)]
     if recipe.evaluate is not None and recipe.evaluate.retrieval is not None and "evaluate" in wanted:
         findings.append(_judgements(recipe.evaluate.retrieval))
         findings += _reranking(recipe)
     if recipe.train is not None and recipe.train.micro_batch_size != "auto":
         findings.append(_micro_batches(recipe.train.batch_size, recipe.train.micro_batch_size))
+    if recipe.hub is not None and "publish" in wanted:
+        from hfkit.hub.access import check_access
+
+        findings += [Finding(*answer) for answer in check_access(recipe.hub)]
     findings.append(_disk())
     findings += _stages(recipe, wanted)
     return findings
@@ -111,6 +124,14 @@ def _model(key: str, reference: str) -> Finding:
     if reference.startswith((".", "/", "~")) or reference.count("/") > 1:
         return Finding(key, "error", f"{reference}: no such folder, and a Hub id has the form owner/name")
     return _hub_model(key, reference)
+
+
+def _start(folder: Path) -> Finding:
+    try:
+        find_adapter(folder)
+    except RequestError as error:
+        return Finding("model.adapter.start_from", "error", str(error))
+    return Finding("model.adapter.start_from", "ok", f"{folder} holds an adapter")
 
 
 def _embedder(key: str, reference: str) -> Finding:

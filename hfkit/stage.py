@@ -12,13 +12,16 @@ from pydantic import BaseModel, JsonValue
 from hfkit.progress import Progress
 from hfkit.recipe import Recipe
 
-StageName = Literal["index", "data", "train", "evaluate"]
+StageName = Literal["index", "data", "train", "evaluate", "publish"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """What a stage is given. `folder` is where it writes; `upstream` the finished folders of the stages it needs."""
+    """What a stage is given. `folder` is where it writes; `upstream` the finished folders of the stages it needs.
+
+    Of many launched processes only the main one writes into `folder` (see hfkit.processes).
+    """
 
     recipe: Recipe
     folder: Path
@@ -37,6 +40,7 @@ class Stage:
         reads: the part of the recipe, and of the world outside (contents of files), on which the artifact depends.
         needs: the stages whose artifacts it reads.
         run: does the work and says what came of it.
+        on_all_ranks: where many processes were launched, all of them run it; the others wait for the main one.
     """
 
     name: StageName
@@ -45,3 +49,4 @@ class Stage:
     reads: Callable[[Recipe], Mapping[str, JsonValue]]
     needs: Callable[[Recipe], tuple[StageName, ...]]
     run: Callable[[StageContext], BaseModel]
+    on_all_ranks: bool = False

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
 
-from hfkit.artifact import file_sha256, fingerprint_of
-from hfkit.data.builtin_templates import BUILTIN, builtin_template
-from hfkit.models.embedded import PREFIX, embedded_model
-from hfkit.recipe import Recipe, SynthesizeSource
+from hfkit.artifact import file_sha256
+from hfkit.models.identity import model_identity, template_identity
+from hfkit.recipe import AnyTask, CodeTask, LoadedModel, Recipe, SynthesizeSource
+from hfkit.recipe.asked_models import needs_training
 from hfkit.stage import Stage, StageContext, StageName
 
 
@@ -22,7 +22,7 @@ def _index_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     assert recipe.rag is not None
     return {
         "rag": recipe.rag.model_dump(mode="json", exclude={"search"}),
-        "embedder": _model_identity(recipe.rag.embedder, recipe.rag.revision),
+        "embedder": model_identity(recipe.rag.embedder, recipe.rag.revision),
         "documents": fingerprint_sources(recipe.rag.documents, recipe.rag.hosts),
         "chunker": CHUNKER_VERSION,
         "format": FORMAT_VERSION,
@@ -42,8 +42,8 @@ def _data_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     }
     if recipe.model is not None:
         # Tokens are what is prepared, so whatever makes the tokens is an input.
-        reads["tokenizer"] = _model_identity(recipe.model.base, recipe.model.revision)
-        reads["chat_template"] = _template_identity(recipe.model.chat_template)
+        reads["tokenizer"] = model_identity(recipe.model.base, recipe.model.revision)
+        reads["chat_template"] = template_identity(recipe.model.chat_template)
         reads["template_arguments"] = dict(recipe.model.template_arguments)
     if recipe.rag is not None and _synthesises(recipe):
         reads["search"] = recipe.rag.search.mode
@@ -54,16 +54,28 @@ def _data_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
 
 def _train_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     assert recipe.model is not None and recipe.train is not None
-    # How often is logged and saved, and how a step's rows are split up, do not change what comes out.
-    train = recipe.train.model_dump(mode="json", exclude={"log_steps", "save_steps", "micro_batch_size"})
-    return {"model": recipe.model.model_dump(mode="json"), "train": train, "seed": recipe.seed}
+    # How often is logged and saved, how a step's rows are split up, what is computed twice, and when a run counts as
+    # broken do not change what comes out.
+    unread = {"log_steps", "save_steps", "keep_checkpoints", "micro_batch_size", "divergence_guard"}
+    unread |= {"gradient_checkpointing"}
+    train = recipe.train.model_dump(mode="json", exclude=unread)
+    reads: dict[str, JsonValue] = {"model": recipe.model.model_dump(mode="json"), "train": train, "seed": recipe.seed}
+    if recipe.model.adapter is not None and recipe.model.adapter.start_from is not None:
+        reads["start_from"] = model_identity(str(recipe.model.adapter.start_from), None)
+    return reads
 
 
 def _evaluate_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     from rag.qrels import judged_files
 
     assert recipe.evaluate is not None
-    reads: dict[str, JsonValue] = {"evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
+    # How many rows are answered together does not change what comes out.
+    settings = recipe.evaluate.model_dump(mode="json", exclude={"batch_size"})
+    reads: dict[str, JsonValue] = {"evaluate": settings, "seed": recipe.seed}
+    reads["tasks"] = [_task_identity(task) for task in recipe.evaluate.tasks]
+    reads["models"] = _asked_models(recipe)
+    if recipe.evaluate.harness is not None:
+        reads["harness"] = {str(path): file_sha256(path) for path in recipe.evaluate.harness.files()}
     section = recipe.evaluate.retrieval
     if section is not None and recipe.rag is not None:
         reads["search"] = recipe.rag.search.model_dump(mode="json")
@@ -73,32 +85,59 @@ def _evaluate_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     return reads
 
 
+def _task_identity(task: AnyTask) -> JsonValue:
+    """What a task's rows come from, beside the recipe's own data."""
+    from hfkit.data.sources import identify_source
+
+    if isinstance(task, str):
+        return task
+    if isinstance(task, CodeTask):
+        path = Path(task.file.rpartition(":")[0])
+        return file_sha256(path) if path.is_file() else None
+    return identify_source(task.source("test"))
+
+
+def _asked_models(recipe: Recipe) -> JsonValue:
+    """What the models stand for that are not the train stage's."""
+    assert recipe.evaluate is not None
+    if recipe.model is None or not recipe.evaluate.asks_models:
+        return None
+    loaded = [model for model in recipe.evaluate.models or () if isinstance(model, LoadedModel)]
+    judge = None if recipe.evaluate.judge is None else recipe.evaluate.judge.load
+    return {
+        "model": recipe.model.model_dump(mode="json", exclude={"adapter"}),
+        "base": model_identity(recipe.model.base, recipe.model.revision),
+        "chat_template": template_identity(recipe.model.chat_template),
+        "loaded": {model.name: model_identity(model.load, model.revision) for model in loaded},
+        "judge": None if judge is None else model_identity(judge, None),
+    }
+
+
+def _publish_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
+    assert recipe.hub is not None
+    # The recipe itself is published. What publishing is not refused for changes nothing in what is.
+    return {"recipe": recipe.model_dump(mode="json", exclude={"hub": {"despite"}})}
+
+
+def _publish_needs(recipe: Recipe) -> tuple[StageName, ...]:
+    assert recipe.hub is not None
+    needs: tuple[StageName, ...] = ("data", "train")
+    if recipe.evaluate is not None:
+        needs += ("evaluate",)
+    return (*needs, "index") if recipe.hub.index or recipe.hub.space is not None else needs
+
+
 def _evaluate_needs(recipe: Recipe) -> tuple[StageName, ...]:
     assert recipe.evaluate is not None
     needs: tuple[StageName, ...] = ()
-    if "grounded_answers" in recipe.evaluate.tasks:
-        needs += ("data", "train")
+    if any(task in ("grounded_answers", "conversations") for task in recipe.evaluate.tasks):
+        needs += ("data",)
+    asked = recipe.evaluate.asked(trains=recipe.train is not None) if recipe.evaluate.asks_models else ()
+    if any(needs_training(model) for model in asked):
+        needs += ("train",)
     if "retrieval" in recipe.evaluate.tasks:
         needs += ("index",)
     return needs
-
-
-def _model_identity(reference: str, revision: str | None) -> str:
-    """What `reference` stands for now. A folder is told by its files' names, sizes and times: weights are large."""
-    if reference.startswith(PREFIX):
-        return f"{reference}@{embedded_model(reference).revision}"
-    folder = Path(reference)
-    if not folder.is_dir():
-        return f"{reference}@{revision}"
-    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
-    return fingerprint_of({str(path.relative_to(folder)): [s.st_size, s.st_mtime_ns] for path, s in files})
-
-
-def _template_identity(template: Path | None) -> str | None:
-    """What the recipe's template says now."""
-    if template is None:
-        return None
-    return builtin_template(str(template)) if str(template).startswith(BUILTIN) else file_sha256(template)
 
 
 def _synthesises(recipe: Recipe) -> bool:
@@ -129,23 +168,36 @@ def _run_evaluate(context: StageContext) -> BaseModel:
     return evaluate(context)
 
 
+def _run_publish(context: StageContext) -> BaseModel:
+    from hfkit.hub.publish import publish
+
+    return publish(context)
+
+
 STAGES: Mapping[StageName, Stage] = {
     stage.name: stage
     for stage in (
         Stage("index", 1, True, _index_reads, lambda recipe: (), _run_index),
         Stage("data", 2, False, _data_reads, lambda recipe: ("index",) if _synthesises(recipe) else (), _run_data),
-        Stage("train", 2, False, _train_reads, lambda recipe: ("data",), _run_train),
-        Stage("evaluate", 1, False, _evaluate_reads, _evaluate_needs, _run_evaluate),
+        Stage("train", 3, False, _train_reads, lambda recipe: ("data",), _run_train, on_all_ranks=True),
+        Stage("evaluate", 2, False, _evaluate_reads, _evaluate_needs, _run_evaluate),
+        Stage("publish", 1, False, _publish_reads, _publish_needs, _run_publish),
     )
 }
 
 # An index that no other stage needs comes last: a recipe's model matters to nobody before it is trained.
-_ORDER_OF_WISHES: tuple[StageName, ...] = ("data", "train", "evaluate", "index")
+_ORDER_OF_WISHES: tuple[StageName, ...] = ("data", "train", "evaluate", "index", "publish")
 
 
 def wanted_stages(recipe: Recipe) -> tuple[StageName, ...]:
     """The stages that `recipe` names, each after those it needs."""
-    sections = {"data": recipe.data, "train": recipe.train, "evaluate": recipe.evaluate, "index": recipe.rag}
+    sections = {
+        "data": recipe.data,
+        "train": recipe.train,
+        "evaluate": recipe.evaluate,
+        "index": recipe.rag,
+        "publish": recipe.hub,
+    }
     return closure([name for name in _ORDER_OF_WISHES if sections[name] is not None], recipe)
 
 

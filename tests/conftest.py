@@ -118,6 +118,12 @@ class Cli(Protocol):
     def start(self, *arguments: object, env: Mapping[str, str] | None = None) -> Started: ...
 
 
+class Ranks(Protocol):
+    """`ranks(2, "train", recipe)` starts as many `hfkit` processes that know of each other, as a launcher does."""
+
+    def __call__(self, count: int, *arguments: object) -> list[Started]: ...
+
+
 class RecipeWriter(Protocol):
     """Writes the tiny recipe, merged with the sections given (None takes one out), and returns its path."""
 
@@ -296,6 +302,23 @@ def cli(workplace: Path, _fork_server: _ForkServer) -> Cli:
     return _WarmCli(workplace, _fork_server)
 
 
+@pytest.fixture
+def ranks(cli: Cli) -> Ranks:
+    """Unlike a launcher it ends no process because another one failed."""
+
+    def start(count: int, *arguments: object) -> list[Started]:
+        import socket
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return [
+            cli.start(*arguments, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)
+        ]
+
+    return start
+
+
 @pytest.fixture(scope="session")
 def _fork_server() -> Iterator[_ForkServer]:
     server = _ForkServer()
@@ -339,6 +362,8 @@ def _recipe_of(tiny_model: Path, tiny_embedder: Path) -> dict[str, Any]:
         },
         "train": {"epochs": 2, "batch_size": 4, "learning_rate": 2.0e-2, "save_steps": 2, "log_steps": 1},
         "evaluate": {"tasks": ["grounded_answers"], "max_new_tokens": 8, "batch_size": 8},
+        # Another process with libraries of its own, which would take longer to start than all of this training.
+        "track": [],
     }
 
 
@@ -398,7 +423,8 @@ _SERVER = """
 import json, os, sys
 import datasets, faiss, peft, pyarrow.parquet, sentence_transformers, tokenizers, torch, transformers
 import hfkit.cli, hfkit.data.prepare, hfkit.evaluation.evaluate, hfkit.indexing
-import hfkit.training.sft, hfkit.training.trainer
+import hfkit.training.sft, hfkit.training.callbacks, hfkit.training.validation, hfkit.training.loss_plot
+import hfkit.evaluation.generation, matplotlib.figure, matplotlib.backends.backend_agg
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertModel, LlamaForCausalLM, TrainingArguments
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.conftest import Cli, Done, RecipeWriter
 
 ALL = ["index", "data", "train", "evaluate"]
-METRICS = {"token_f1", "citation_accuracy", "abstention_accuracy"}
+METRICS = {"token_f1", "citation_accuracy", "abstention_accuracy", "citation_precision", "citation_recall"}
 
 
 def assert_refused(done: Done, *words: str) -> None:
@@ -73,14 +73,15 @@ def test_the_document_of_a_run(finished: Path, cli: Cli) -> None:
     assert all(seconds > 0 for seconds in document["timings"].values())
     assert all(isinstance(size, int) and size > 50_000_000 for size in document["peak_memory_bytes"].values())
     assert all(stage["made_now"] and len(stage["fingerprint"]) == 64 for stage in document["stages"].values())
-    comparison = document["evaluate"]["comparison"]
-    assert set(comparison) == METRICS
-    for entry in comparison.values():
-        assert {"base", "tuned", "difference", "interval", "p_value"} <= set(entry)
+    task = document["evaluate"]["tasks"]["grounded_answers"]
+    assert {entry["metric"] for entry in task["differences"]} == METRICS
+    for entry in task["differences"]:
+        assert (entry["model"], entry["reference"]) == ("tuned", "base")
         low, high = entry["interval"]
-        assert entry["difference"] == pytest.approx(entry["tuned"] - entry["base"])
-        assert low <= entry["difference"] <= high and 0 < entry["p_value"] <= 1
-        assert 0 <= entry["base"] <= 1 and 0 <= entry["tuned"] <= 1
+        base, tuned = (task["scores"][model][entry["metric"]]["value"] for model in ("base", "tuned"))
+        assert entry["difference"] == pytest.approx(tuned - base)
+        assert low <= entry["difference"] <= high and 0 < entry["p_value"] <= entry["p_adjusted"] <= 1
+        assert 0 <= base <= 1 and 0 <= tuned <= 1
     # What was said on the way went to standard error, and a second run says the same of the results.
     assert "train: running" in done.err
     again = cli("run", finished, "--json").document

@@ -22,8 +22,10 @@ def test_the_tuned_reader_is_better_on_documents_that_training_never_saw(tmp_pat
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
+    differences = document["evaluate"]["tasks"]["grounded_answers"]["differences"]
+    of_metric = {difference["metric"]: difference for difference in differences}
     for metric in ("token_f1", "citation_accuracy"):
-        found = document["evaluate"]["comparison"][metric]
+        found = of_metric[metric]
         assert found["difference"] > 0 and found["p_value"] < 0.01, found
         assert found["interval"][0] > 0, found
     assert set(document["timings"]) == set(document["peak_memory_bytes"]) == {"index", "data", "train", "evaluate"}

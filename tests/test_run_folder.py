@@ -38,18 +38,19 @@ def test_what_lies_in_a_finished_run(finished: Path) -> None:
     folder = finished.parent / "runs" / "tiny"
     seen = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     assert seen == {*ALL, "recipe.yaml", "manifest.json", "logs"}
-    assert {path.name for path in folder.iterdir() if path.name.startswith(".")} <= {".lock"}
+    assert {path.name for path in folder.iterdir() if path.name.startswith(".")} <= {".lock", ".answers"}
     for name in ALL:
         assert read_artifact(folder / name) is not None
         assert (folder / "logs" / f"{name}.log").is_file()
-        assert not [path for path in (folder / name).rglob("*") if "checkpoint" in path.name]
+        # What only resuming needs is gone; kept checkpoints are weights alone.
+        assert not [path for path in (folder / name).rglob("*") if path.name.startswith(("checkpoint-", ".checkpoint"))]
     assert (folder / "index" / "index.sqlite").is_file()
     for name in ("examples/train", "examples/test", "sequences/train", "sequences/test"):
         assert (folder / "data" / f"{name}-00000.parquet").is_file()
     assert (folder / "data" / "card.md").is_file() and (folder / "data" / "lengths.png").is_file()
     assert (folder / "train" / "adapter" / "adapter_model.safetensors").is_file()
     assert (folder / "train" / "adapter" / "tokenizer.json").is_file()
-    assert (folder / "evaluate" / "predictions.jsonl").is_file()
+    assert (folder / "evaluate" / "predictions" / "grounded_answers.jsonl").is_file()
 
 
 def test_no_pickle_lies_in_a_finished_run(finished: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 
 from hfkit.errors import RequestError
+from hfkit.launched import launched_processes
 from hfkit.output import emit, say
 from hfkit.pipeline import run_stages
 from hfkit.preflight import require_ready
 from hfkit.progress import Progress
+from hfkit.ranks import follow
 from hfkit.recipe import Recipe, load_recipe
 from hfkit.run import Run
 from hfkit.stage import StageName
@@ -19,13 +20,14 @@ from hfkit.summary import failed_gates, print_summary, run_document
 
 
 def run(arguments: argparse.Namespace) -> int:
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise RequestError(f"{processes} processes were launched; this version of hfkit trains with one, on one device")
+    processes = launched_processes()
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    wanted = _wanted(arguments.verb, recipe)
+    wanted = wanted_by(arguments.verb, recipe)
+    if not processes.is_main:
+        follow(recipe, wanted, processes)
+        return 0
     require_ready(recipe, wanted)
-    outcomes = run_stages(recipe, wanted, Progress())
+    outcomes = run_stages(recipe, wanted, Progress(), processes)
     if arguments.json:
         emit(json.dumps(run_document(Run(recipe), outcomes), indent=2))
     else:
@@ -37,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _wanted(verb: str, recipe: Recipe) -> tuple[StageName, ...]:
+def wanted_by(verb: str, recipe: Recipe) -> tuple[StageName, ...]:
+    """The stages that `verb` asks for. Raises RequestError where the recipe names none of them."""
     possible = wanted_stages(recipe)
     if verb == "run":
         if not possible:
@@ -46,5 +49,5 @@ def _wanted(verb: str, recipe: Recipe) -> tuple[StageName, ...]:
     for name in STAGES:
         if name == verb and name in possible:
             return (name,)
-    section = "rag" if verb == "index" else verb
+    section = {"index": "rag", "publish": "hub"}.get(verb, verb)
     raise RequestError(f"{recipe.name}: the recipe has no section {section}, so there is nothing to {verb}")
