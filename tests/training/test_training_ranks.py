@@ -198,8 +198,8 @@ def test_another_number_of_processes_goes_on_with_the_same_steps(
     started.kill()
     started.wait()
     processes = ranks(2, "train", finished, *overrides)
-    main, _ = [process.wait() for process in processes]
-    assert main.code == 0, main.err
+    main, other = [process.wait() for process in processes]
+    assert main.code == other.code == 0, main.err + other.err
     assert "1 processes shared each step so far, from now on 2 do" in main.err
     lines = [json.loads(line) for line in Path("runs/tiny/train/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["split"] == "train"]
