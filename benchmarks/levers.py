@@ -108,7 +108,7 @@ def on_threads(count: int, work: Callable[[], None]) -> None:
 
 
 def move_levers(rows: list[TrainingRow], quick: bool) -> tuple[list[Result], list[Goal]]:
-    turns, count = (1, 1) if quick else (5, 4)
+    turns, count = (1, 1) if quick else (3, 2)
     lengths = [len(row["input_ids"]) for row in rows]
     model = trainable("auto")
     half = model.dtype == torch.bfloat16

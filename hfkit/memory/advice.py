@@ -59,7 +59,7 @@ def advise(shape: ModelShape, setting: Setting, devices: Devices, budget: int) -
 def _one_row_at_once(setting: Setting, devices: Devices) -> _Step | None:
     if setting.batch.lines == 1:
         return None
-    changed = replace(setting, batch=replace(setting.batch, lines=1))
+    changed = replace(setting, batch=replace(setting.batch, lines=1), accumulates=True)
     return _Step("train.micro_batch_size=1", "speed where rows are short, never the result", changed, devices)
 
 

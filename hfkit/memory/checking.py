@@ -127,13 +127,15 @@ def _setting(recipe: Recipe, rows: Rows, devices: Devices) -> Setting:
     assert recipe.model is not None and recipe.train is not None
     half = _is_half(recipe.model.precision, devices)
     end_to_end = half and devices.kind == "gpu" and find_spec("flash_attn") is not None
+    batch = largest_batch(recipe, rows, devices.kind, end_to_end=end_to_end)
     return Setting(
-        batch=largest_batch(recipe, rows, devices.kind, end_to_end=end_to_end),
+        batch=batch,
         number_bytes=2 if half else 4,
         adapter=recipe.model.adapter,
         quantization=recipe.model.quantization,
         optimizer=recipe.train.optimizer,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
+        accumulates=batch.lines * devices.count < recipe.train.batch_size,
     )
 
 

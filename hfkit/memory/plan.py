@@ -25,7 +25,7 @@ _CONTEXT_BYTES = 700 * 2**20
 _GPU_RESERVE = 0.05
 # On a CPU glibc keeps much of what was freed, probably since PyTorch asks for aligned memory, and before 2.38 glibc
 # rarely gives a piece that was freed to a request of the same size. The share was read off SmolLM2-135M
-# (benchmarks/memory.py). With MALLOC_MMAP_THRESHOLD_=1048576 nearly nothing is lost, and training is slower.
+# (benchmarks/memory.py).
 _GLIBC_RESERVE = 0.65
 
 
@@ -37,7 +37,8 @@ class MemoryPlan:
         weights: of the base model, as they are held; where they are spread, a device's part and the
             layers that are gathered.
         adapter: what is trained beside frozen weights.
-        gradients: of what is trained, and where ranks add them up, the buffers for that.
+        gradients: of what is trained, and where ranks add them up, the buffers for that. Where a step takes one pass
+            they come as activations go, so that only what they need beyond those counts.
         optimizer: the state of AdamW.
         activations: what the forward pass keeps for the backward pass.
         logits: of trained tokens, with what the loss makes of them; or, where that is more, the gradients of
@@ -77,21 +78,28 @@ def plan_memory(shape: ModelShape, setting: Setting, devices: Devices) -> Memory
         # Where weights are spread they are cast before they are gathered, a layer at a time.
         activations += cast_bytes(shape, setting)
     coming_and_going = max(logit_bytes(shape, setting), backward_bytes(shape, setting) + _expanded(shape, setting))
+    gradients = 4 * trained // of_state
+    optimizer = round(_STATE_BYTES[setting.optimizer] * trained) // of_state
+    beyond = gradients if setting.accumulates else max(0, gradients - activations - coming_and_going)
     return MemoryPlan(
         weights=_weights(shape, setting) // of_weights + _gathered(shape, setting, devices),
         adapter=4 * adapter // of_weights,
-        gradients=4 * trained // of_state + buckets,
-        optimizer=round(_STATE_BYTES[setting.optimizer] * trained) // of_state,
+        gradients=beyond + buckets,
+        optimizer=optimizer,
         activations=activations,
         logits=coming_and_going,
-        framework=_framework(devices, activations + coming_and_going),
+        framework=_framework(devices, setting, activations + coming_and_going, gradients + optimizer),
     )
 
 
-def _framework(devices: Devices, coming_and_going: int) -> int:
+def _framework(devices: Devices, setting: Setting, coming_and_going: int, after: int) -> int:
+    """`after` are the bytes that are first asked for when the first activations have gone, and find room where they
+    were."""
     if devices.kind == "gpu":
         return _CONTEXT_BYTES + round(_GPU_RESERVE * coming_and_going)
-    return _LIBRARIES_BYTES + round(_GLIBC_RESERVE * coming_and_going)
+    # With checkpointing the train stage gives freed memory back (hfkit/training/freed_memory.py).
+    kept = 0 if setting.gradient_checkpointing else round(_GLIBC_RESERVE * coming_and_going)
+    return _LIBRARIES_BYTES + max(0, kept - after)
 
 
 def _weights(shape: ModelShape, setting: Setting) -> int:

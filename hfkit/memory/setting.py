@@ -51,7 +51,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`number_bytes` are those of a number in the computation: 2 in bf16 and fp16, 4 in fp32."""
+    """`number_bytes` are those of a number in the computation: 2 in bf16 and fp16, 4 in fp32. `accumulates` tells
+    whether a step takes several passes, which leave their gradients for the next one to add to."""
 
     batch: Batch
     number_bytes: Literal[2, 4]
@@ -59,3 +60,4 @@ class Setting:
     quantization: Literal["nf4", "int8"] | None = None
     optimizer: Optimizer = "adamw"
     gradient_checkpointing: bool = False
+    accumulates: bool = True

@@ -46,8 +46,12 @@ def train(context: StageContext) -> TrainResult:
         WorkError: the loss is no longer a number, or has left its course.
     """
     from hfkit.training.determinism import deterministic_algorithms
+    from hfkit.training.freed_memory import freed_memory_given_back
 
-    with deterministic_algorithms():
+    assert context.recipe.train is not None
+    # Who asks for checkpointing asks for memory, and has the time.
+    saving = freed_memory_given_back() if context.recipe.train.gradient_checkpointing else nullcontext()
+    with deterministic_algorithms(), saving:
         return _train(context)
 
 
@@ -134,20 +138,23 @@ def _train(context: StageContext) -> TrainResult:
             # Each process drops other numbers out of its rows; the models were initialised alike.
             set_seed(recipe.seed + processes.rank)
         try:
-            if validation is not None and checkpoint is None:
+            # Where the weights wait to be divided, nothing can be computed with them before the first step.
+            if validation is not None and checkpoint is None and model.device.type == trainer.args.device.type:
                 validation.rehearse(trainer)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except RuntimeError:
-            # Of the writing of a checkpoint, perhaps.
-            if any(partial_checkpoint.glob("*")):
-                require_room(partial_checkpoint)
+        except BaseException as error:
+            # A RuntimeError may come of the writing of a checkpoint; a full disk has no room for halves. Where all went
+            # well the folder stays for now: the Trainers of the other processes may be listing it.
+            try:
+                if isinstance(error, RuntimeError) and any(partial_checkpoint.glob("*")):
+                    require_room(partial_checkpoint)
+            finally:
+                if processes.is_main:
+                    shutil.rmtree(partial_checkpoint, ignore_errors=True)
             raise
         finally:
             for tracker in trackers:
                 tracker.finish()
-            if processes.is_main:
-                # A full disk has no room for halves.
-                shutil.rmtree(partial_checkpoint, ignore_errors=True)
 
     taken = trainer.state.global_step
     whole = weights.whole()
@@ -162,7 +169,7 @@ def _train(context: StageContext) -> TrainResult:
         best_metric=settings.best,
         best_step=state.best_step if settings.best is not None else None,
         best_value=state.best_value if settings.best is not None else None,
-        kept_steps=tuple(kept_steps(folder)),
+        kept_steps=tuple(kept_steps(folder)) if processes.is_main else (),
         validation_rows=0 if validation is None else len(validation.examples),
         tokens=state.tokens,
         micro_batches=plan.micro_batches_a_step,

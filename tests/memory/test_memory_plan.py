@@ -93,6 +93,16 @@ def test_what_is_held_of_weights_and_for_training_them_is_exact() -> None:
     assert (whole.gradients, whole.optimizer) == (4 * shape.parameters, 8 * shape.parameters)
 
 
+def test_gradients_of_one_pass_come_where_activations_go() -> None:
+    shape = small()
+    several = plan_memory(shape, Setting(BATCH, 4, None), ONE_CPU)
+    one = plan_memory(shape, Setting(BATCH, 4, None, accumulates=False), ONE_CPU)
+    assert one.gradients == max(0, several.gradients - several.activations - several.logits)
+    tiny = Setting(Batch(1, 32, 1, masked=True), 4, None, accumulates=False)
+    least = plan_memory(shape, tiny, ONE_CPU)
+    assert least.gradients + least.activations + least.logits >= 4 * shape.parameters
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_quantised_weights_take_what_bitsandbytes_makes_of_them(tmp_path: Path, quantization: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
