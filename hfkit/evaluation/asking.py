@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
 
@@ -38,7 +38,7 @@ class Asker:
     loader: Loader
     identities: Mapping[str, Mapping[str, JsonValue]]
     max_new_tokens: int
-    batch_size: int
+    batch_size: int | Literal["auto"]
     progress: Progress
 
     def ask(self, model: AnyModel, task: Task) -> list[Answer]:

@@ -1,15 +1,17 @@
-"""Greedy answers for many prompts: what prompts share is read once, and rows leave the batch when they are done."""
+"""Greedy answers for many prompts: what prompts share is read once, and rows join and leave the batch as they go."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hfkit.data.conversation import Turn
 from hfkit.data.rendering import Renderer
 from hfkit.errors import RequestError
-from hfkit.evaluation.kv_cache import PrefixReader, Shared, can_share, context_limit, plan, read
+from hfkit.evaluation.kv_cache import Cached, can_share, context_limit, joined, read
 from hfkit.evaluation.rows import Failed, Generation
+from hfkit.evaluation.shared_prefixes import PrefixReader, Shared, plan
 from hfkit.progress import Update
 from rag.answer import Message
 
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     from transformers._typing import GenerativePreTrainedModel
 
 NAN = "the model's numbers are NaN"
+
+_READ_TOGETHER = 16
+"""Prompts that are read at a time: reading computes on every token of them, and more would only add padding."""
+
+_CACHE_ON_CPU = 2**30
+"""Bytes of keys and values that rows decoded together may take."""
 
 _NEAR_TIE = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.25}
 """In logits: what rounding in each number format can move them by, with room to spare."""
@@ -30,7 +38,7 @@ def generate(
     prompts: Sequence[Sequence[Message | Turn]],
     *,
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
     update: Update,
 ) -> list[Generation | Failed]:
     """One greedy answer a prompt, in the order of `prompts`."""
@@ -58,11 +66,12 @@ def generate_each(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
 ) -> Iterator[tuple[int, Generation | Failed]]:
     """The greedy answer to each prompt, given as tokens, with its number, as soon as it is there; in no order.
 
-    An answer ends at a stop token, at `max_new_tokens`, or where the model's context is full.
+    An answer ends at a stop token, at `max_new_tokens`, or where the model's context is full. `batch_size` is how many
+    are decoded together; "auto" takes what memory allows, up to 64 on a CPU and 256 on a GPU.
     """
     model.eval()
     limit = context_limit(model)
@@ -75,13 +84,12 @@ def generate_each(
         return
     answering = _Answering(model, renderer.tokenizer, renderer.stop_ids, [room[number] for number in asked])
     sequences = [prompts[number] for number in asked]
-    shares = can_share(model)
-    batches = plan(sequences, batch_size, share=shares)
-    reader = PrefixReader(model, sequences, batches)
-    for batch in batches.batches:
-        answers = answering.decode(reader, batch) if shares else answering.by_transformers(sequences, batch)
-        for row, answer in answers:
-            yield asked[row], answer
+    if can_share(model):
+        answers = answering.decode(sequences, batch_size)
+    else:
+        answers = answering.by_transformers(sequences, _READ_TOGETHER if batch_size == "auto" else batch_size)
+    for row, answer in answers:
+        yield asked[row], answer
 
 
 class _Answering:
@@ -98,43 +106,78 @@ class _Answering:
         self.stops = frozenset(stop_ids)
         self.tolerance = _NEAR_TIE.get(str(model.dtype).removeprefix("torch."), 0.25)
 
-    def decode(self, reader: PrefixReader, batch: Shared) -> Iterator[tuple[int, Generation | Failed]]:
-        """The answers of a batch, shortest first."""
+    def decode(
+        self, sequences: Sequence[Sequence[int]], batch_size: int | Literal["auto"]
+    ) -> Iterator[tuple[int, Generation | Failed]]:
+        """The answers, as they end. Rows are read few at a time and decoded many at a time: as answers end, prompts
+        that wait are read and join those that are being answered."""
         import torch
 
-        rows = list(batch.rows)
-        written: dict[int, list[int]] = {row: [] for row in rows}
-        near_tie = dict.fromkeys(rows, False)
-        with torch.inference_mode():
-            cached, logits = reader.read(batch)
-        while True:
+        most = self._decoded_together(sequences) if batch_size == "auto" else batch_size
+        planned = plan(sequences, max(1, min(_READ_TOGETHER, most // 2)), share=True)
+        reader, waiting = PrefixReader(self.model, sequences, planned), deque(planned.batches)
+        rows: list[int] = []
+        written: dict[int, list[int]] = {}
+        near_tie: dict[int, bool] = {}
+        # What the model has read of each row, and its logits for the next token of each, [rows, V].
+        live: tuple[Cached, torch.Tensor] | None = None
+        while rows or waiting:
             with torch.inference_mode():
+                parts = [] if live is None else [live]
+                # Not for each answer that ends: whoever joins, all that was read is copied once.
+                if len(rows) <= most // 2:
+                    while waiting and (not rows or len(rows) + len(waiting[0].rows) <= most):
+                        batch = waiting.popleft()
+                        parts.append(reader.read(batch))
+                        rows += batch.rows
+                cached = joined([part for part, _ in parts]) if len(parts) > 1 else parts[0][0]
+                logits = torch.cat([logits for _, logits in parts])
+                # Or what was joined would be held twice.
+                parts, live = [], None
                 best, gap, broken = _choice(logits)
             going = []
             for place, row in enumerate(rows):
                 if broken[place]:
                     yield row, Failed(reason=NAN)
                     continue
-                written[row].append(best[place])
-                near_tie[row] |= gap[place] < self.tolerance
+                written.setdefault(row, []).append(best[place])
+                near_tie[row] = near_tie.get(row, False) or gap[place] < self.tolerance
                 stopped = best[place] in self.stops
                 if stopped or len(written[row]) == self.room[row]:
                     yield row, self._answer(written.pop(row), near_tie[row])
                 else:
                     going.append(place)
-            if not going:
-                return
+            rows = [rows[place] for place in going]
+            if not rows:
+                continue
             with torch.inference_mode():
-                if len(going) < len(rows):
+                if len(rows) < len(cached.lengths):
                     cached.keep(torch.tensor(going, device=self.model.device))
-                    rows = [rows[place] for place in going]
                 cached, logits = read(self.model, [written[row][-1:] for row in rows], cached)
-                logits = logits[:, -1]
+                live = cached, logits[:, -1]
+
+    def _decoded_together(self, sequences: Sequence[Sequence[int]]) -> int:
+        """A step reads all weights once, for however many rows: as many as a processor computes in about that time, if
+        their keys and values fit into memory."""
+        import torch
+
+        with torch.inference_mode():
+            cached, _ = read(self.model, [sequences[0][:1]])
+        longest = max(len(sequence) + room for sequence, room in zip(sequences, self.room, strict=True))
+        on_gpu = self.model.device.type == "cuda"
+        budget = torch.cuda.mem_get_info()[0] // 4 if on_gpu else _CACHE_ON_CPU
+        return min(256 if on_gpu else 64, max(1, budget // (cached.bytes_a_token() * longest)))
 
     def by_transformers(
-        self, sequences: Sequence[Sequence[int]], batch: Shared
+        self, sequences: Sequence[Sequence[int]], batch_size: int
     ) -> Iterator[tuple[int, Generation | Failed]]:
         """The same by `model.generate`, for models with a cache of another kind."""
+        for batch in plan(sequences, batch_size, share=False).batches:
+            yield from self._generated(sequences, batch)
+
+    def _generated(
+        self, sequences: Sequence[Sequence[int]], batch: Shared
+    ) -> Iterator[tuple[int, Generation | Failed]]:
         import torch
         from transformers import LogitsProcessor, LogitsProcessorList
 

@@ -13,21 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hfkit.data.conversation import Conversation, Turn
 from hfkit.data.ledger import RowFault
 from hfkit.data.rendering import Renderer
 from hfkit.errors import RequestError
 from hfkit.evaluation.generation import NAN
-from hfkit.evaluation.kv_cache import Cached, PrefixReader, Shared, can_share, context_limit, last_logits, plan, read
+from hfkit.evaluation.kv_cache import Cached, can_share, context_limit, last_logits, read
 from hfkit.evaluation.rows import ChoiceRow, Failed, Likelihood, Likelihoods, PreferenceRow, TextRow
+from hfkit.evaluation.shared_prefixes import PrefixReader, Shared, plan
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 LikelihoodRow = ChoiceRow | TextRow | PreferenceRow
+
+_READ_TOGETHER = 16
 
 _LOGITS_AT_ONCE = 64 * 2**20
 """How many logits are computed at a time beyond one position a row: 256 MiB in float32."""
@@ -48,10 +51,11 @@ class _Found:
 
 
 def likelihoods_each(
-    model: PreTrainedModel, renderer: Renderer, rows: Sequence[LikelihoodRow], *, batch_size: int
+    model: PreTrainedModel, renderer: Renderer, rows: Sequence[LikelihoodRow], *, batch_size: int | Literal["auto"]
 ) -> Iterator[tuple[int, Likelihoods | Failed]]:
     """The likelihoods that each row asks for, with the row's number, as soon as they are there; in no order."""
     model.eval()
+    together = _READ_TOGETHER if batch_size == "auto" else batch_size
     limit = context_limit(model)
     parts: list[Scored] = []
     # For each row, for each text that it scores: its length in bytes, and the numbers of its parts.
@@ -71,7 +75,7 @@ def likelihoods_each(
     row_of = {part: number for number, asked in waiting.items() for part in asked}
     for number in [number for number, asked in waiting.items() if not asked]:
         yield number, Likelihoods(of=tuple(_of(size, [], []) for size, _ in texts[number]))
-    for part, one in _score_each(model, parts, batch_size):
+    for part, one in _score_each(model, parts, together):
         done[part] = one
         number = row_of[part]
         waiting[number].discard(part)

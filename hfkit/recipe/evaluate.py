@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
@@ -84,8 +84,10 @@ class EvaluateSection(Section):
     max_new_tokens: Annotated[int, Ge(1)] = Field(
         default=80, description="Longest answer that is generated, in tokens."
     )
-    batch_size: Annotated[int, Ge(1)] = Field(
-        default=16, description="Rows that are answered together; changes memory and speed, not the results."
+    batch_size: Literal["auto"] | Annotated[int, Ge(1)] = Field(
+        default="auto",
+        description="Rows that are answered together; changes memory and speed, not the results. auto takes what "
+        "memory allows.",
     )
     confidence: Annotated[float, Gt(0), Lt(1)] = Field(default=0.95, description="Confidence of every interval.")
     judge: JudgeSection | None = Field(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfkit.evaluation.generation import NAN, generate, generate_each
-from hfkit.evaluation.kv_cache import LEAST_SHARED, PrefixReader, can_share, last_logits, plan
+from hfkit.evaluation.kv_cache import Cached, can_share, context_limit, joined, last_logits, new_cache
 from hfkit.evaluation.rows import Failed, Generation
+from hfkit.evaluation.shared_prefixes import LEAST_SHARED, PrefixReader, plan
 
 if TYPE_CHECKING:
     from hfkit.data.rendering import Renderer
@@ -112,7 +113,9 @@ def test_a_plan_reads_every_row_once_and_leaves_each_a_token(
             assert len(sequences[row]) > len(beginning)
 
 
-def answers(model: Any, renderer: Renderer, prompts: Sequence[Sequence[int]], batch_size: int, most: int = 12) -> Any:
+def answers(
+    model: Any, renderer: Renderer, prompts: Sequence[Sequence[int]], batch_size: int | Literal["auto"], most: int = 12
+) -> Any:
     found = dict(generate_each(model, renderer, prompts, max_new_tokens=most, batch_size=batch_size))
     return [found[number] for number in range(len(prompts))]
 
@@ -139,11 +142,52 @@ def test_answers_are_those_of_transformers_at_any_batch_size(
         stopped = new[-1] in renderer.stop_ids
         text = renderer.tokenizer.decode(new[:-1] if stopped else new, skip_special_tokens=True)
         expected.append((text.strip(), stopped))
-    for batch_size in (1, 3, 16):
+    sizes: list[int | Literal["auto"]] = [1, 3, 16, "auto"]
+    for batch_size in sizes:
         found = answers(model, renderer, prompts, batch_size)
         compared = [(said, wanted) for said, wanted in zip(found, expected, strict=True) if not said.near_tie]
         assert len(compared) > len(prompts) // 2, "the model is sharp enough to compare most rows"
         assert all((said.text, said.stopped) == wanted for said, wanted in compared)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_joined_rows_keep_their_tokens_and_lose_the_padding_between_them(data: st.DataObject) -> None:
+    """A cache whose keys spell the tokens: what is read of a row, in its order, is there after joining and growing."""
+    import torch
+
+    def part(rows: int) -> tuple[Cached, list[list[int]]]:
+        columns = data.draw(st.integers(1, 9))
+        mask = torch.tensor(
+            [data.draw(st.lists(st.integers(0, 1), min_size=columns, max_size=columns)) for _ in range(rows)]
+        )
+        mask[:, -1] = 1
+        keys = torch.arange(1, rows * columns + 1).reshape(rows, 1, columns, 1).float()
+        keys[mask[:, None, :, None] == 0] = 0.0
+        cache = new_cache()
+        cache.update(keys, -keys, 0)
+        tokens = [
+            [int(keys[row, 0, column, 0]) for column in range(columns) if mask[row, column]] for row in range(rows)
+        ]
+        return Cached(cache, mask, mask.sum(dim=1)), tokens
+
+    parts, expected = zip(
+        *(part(rows) for rows in data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))), strict=True
+    )
+    whole, tokens = joined(parts), [list(row) for rows in expected for row in rows]
+    kept = data.draw(st.lists(st.sampled_from(range(len(tokens))), min_size=1, unique=True))
+    whole.keep(torch.tensor(kept))
+    for new in range(data.draw(st.sampled_from([0, 1, 70]))):
+        column = torch.full((len(kept), 1, 1, 1), 1000.0 + new)
+        whole.cache.update(column, -column, 0)
+        whole.mask = torch.cat([whole.mask, torch.ones(len(kept), 1, dtype=torch.long)], dim=1)
+        tokens = [[*row, 1000 + new] for row in tokens]
+    ((keys, values),) = whole.layers()
+    assert keys.shape[2] == max(len(tokens[row]) for row in range(len(tokens)))
+    for place, row in enumerate(kept):
+        shown = whole.mask[place].bool()
+        assert keys[place, 0, shown, 0].tolist() == tokens[row] == (-values[place, 0, shown, 0]).tolist()
+        assert keys[place, 0, ~shown, 0].eq(0).all(), "what is masked is a number all the same"
 
 
 def test_models_that_cannot_share_answer_alike(model: Any, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +225,55 @@ def test_rows_that_end_early_leave_the_others_as_they_are(model: Any, renderer: 
         assert isinstance(said, Generation)
         if not (said.stopped or said.near_tie or whole[number].stopped):
             assert said.text == whole[number].text and (not text or text not in said.text)
+
+
+@pytest.mark.parametrize("batch_size", [8, "auto"])
+def test_rows_that_join_while_others_are_answered_change_nothing(
+    model: Any, renderer: Renderer, batch_size: int | Literal["auto"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Families of nine and loners, in a cache with room for about ten, whose answers end after 1 to 12 tokens."""
+    draw = random.Random(5)
+    prompts = prompts_of(families=3, members=9, common=0, seed=6) + prompts_of(families=2, members=2, common=0, seed=7)
+
+    class Stopping:
+        tokenizer = renderer.tokenizer
+        stop_ids = tuple(draw.sample(range(model.config.vocab_size), model.config.vocab_size // 8))
+
+    stopping: Any = Stopping()
+    joins: list[int] = []
+
+    def watched(parts: Sequence[Cached]) -> Cached:
+        joins.append(len(parts))
+        return joined(parts)
+
+    monkeypatch.setattr("hfkit.evaluation.generation.joined", watched)
+    # A token takes 2 layers x 2 x 32 numbers of four bytes.
+    longest = max(map(len, prompts)) + 12
+    monkeypatch.setattr("hfkit.evaluation.generation._CACHE_ON_CPU", 10 * longest * 2 * 2 * 32 * 4)
+    together = dict(generate_each(model, stopping, prompts, max_new_tokens=12, batch_size=batch_size))
+    # Some of them when rows were being answered already, and never to copy what nobody joins.
+    assert len(joins) > 2 and all(count > 1 for count in joins)
+    lengths = set()
+    for number, prompt in enumerate(prompts):
+        alone = dict(generate_each(model, stopping, [prompt], max_new_tokens=12, batch_size=1))[0]
+        said = together[number]
+        assert isinstance(said, Generation) and isinstance(alone, Generation)
+        assert said == alone or said.near_tie or alone.near_tie
+        lengths.add(len(said.text))
+    assert len(lengths) > 4, "answers end at different steps"
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "limit"),
+    [("gpt2", {"n_positions": 77}, 77), ("gemma3", {"text_config": {"max_position_embeddings": 55}}, 55)],
+)
+def test_the_context_of_families_that_name_it_otherwise(family: str, settings: dict[str, Any], limit: int) -> None:
+    from types import SimpleNamespace
+
+    from transformers import AutoConfig
+
+    model: Any = SimpleNamespace(config=AutoConfig.for_model(family, **settings))
+    assert context_limit(model) == limit
 
 
 def first_token(model: Any, prompt: Sequence[int]) -> int:
