@@ -135,6 +135,11 @@ class SentenceTransformerEmbedder:
             embedder.revision = _folder_revision(Path(place)) if local else _hub_revision(model, place, revision)
         return embedder
 
+    @property
+    def model(self) -> SentenceTransformer:
+        """What encodes; several threads may not use it at once."""
+        return self._model
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text as the model sees it as a passage, prompt and special tokens included, nothing cut."""
         from tokenizers import Tokenizer

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from hfkit.errors import RequestError
 from hfkit.models.adapters import attach_adapter, find_adapter
 from hfkit.models.base_identity import BASE, require_same_base
+from hfkit.models.drift import PROMPTS, Drift, drift_between, log_probabilities
 from hfkit.models.loading import load_model, load_tokenizer, load_weights
 from hfkit.models.tuned import MODEL
 from hfkit.quiet import quiet_libraries
@@ -31,33 +32,6 @@ if TYPE_CHECKING:
 # What the adapter's folder holds beside what goes to every model: no part of the merged one.
 _OF_ADAPTERS = ("adapter_*", "README.md", BASE)
 
-_PROMPTS = (
-    "The library opens at nine in the morning and closes",
-    "Question: What does a pendulum clock count?\nAnswer: It counts",
-    "Write one sentence that says what a contract is.",
-    "def greatest(numbers):\n    best = numbers[0]\n    for number in numbers:\n",
-)
-
-
-class MergeDrift(BaseModel):
-    """How far the merged model is from the adapter on the base as it was trained, over all positions of a few prompts.
-
-    Attributes:
-        positions: how many next tokens were compared.
-        largest_logit_difference: the largest difference of two logits, each set centred (only differences within a set
-            bear on the probabilities).
-        mean_divergence: the mean Kullback-Leibler divergence of the merged model's next token from the other's, in
-            nats.
-        same_top_token: share of positions at which both would write the same token.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    positions: int
-    largest_logit_difference: float
-    mean_divergence: float
-    same_top_token: float
-
 
 class MergeResult(BaseModel):
     """`folder` holds the merged model in safetensors with its tokenizer; `dtype` is the format of its weights."""
@@ -67,7 +41,7 @@ class MergeResult(BaseModel):
     folder: Path
     parameters: int
     dtype: str
-    drift: MergeDrift
+    drift: Drift
 
 
 def merge_adapter(settings: ModelSection, trained: Path, target: Path) -> MergeResult:
@@ -95,7 +69,7 @@ def merge_adapter(settings: ModelSection, trained: Path, target: Path) -> MergeR
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         tokenizer = _save_tokenizer(settings, place, partial)
-        prompts = [list(tokenizer(prompt)["input_ids"]) for prompt in _PROMPTS]
+        prompts = [list(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
         dtype, parameters = _save_merged(settings, place, partial)
         drift = _measure_drift(settings, place, partial, prompts)
         # Readable as any folder is that the user makes; a temporary one is private.
@@ -153,30 +127,11 @@ def _stored_dtype(settings: ModelSection) -> torch.dtype:
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
-def _measure_drift(settings: ModelSection, place: Path, merged: Path, prompts: Sequence[Sequence[int]]) -> MergeDrift:
-    """One model at a time is in memory."""
-    import torch
-
+def _measure_drift(settings: ModelSection, place: Path, merged: Path, prompts: Sequence[Sequence[int]]) -> Drift:
+    """Of the merged model from the adapter on the base as it was trained. One model at a time is in memory."""
     base, _ = load_model(settings)
-    before = _log_probabilities(attach_adapter(base, place), prompts)
+    before = log_probabilities(attach_adapter(base, place), prompts)
     del base
     gc.collect()
     model, _ = load_model(settings.model_copy(update={"base": str(merged), "revision": None, "quantization": None}))
-    after = _log_probabilities(model, prompts)
-    centred = [logits - logits.mean(-1, keepdim=True) for logits in (before, after)]
-    return MergeDrift(
-        positions=len(before),
-        largest_logit_difference=float((centred[0] - centred[1]).abs().max()),
-        mean_divergence=float(torch.nn.functional.kl_div(after, before, reduction="batchmean", log_target=True)),
-        same_top_token=float((before.argmax(-1) == after.argmax(-1)).float().mean()),
-    )
-
-
-def _log_probabilities(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Of the next token at each position of each prompt: float64 [positions, vocabulary]."""
-    import torch
-
-    model.eval()
-    with torch.inference_mode():
-        logits = [model(input_ids=torch.tensor([ids], device=model.device)).logits[0].double().cpu() for ids in prompts]
-    return torch.cat(logits).log_softmax(-1)
+    return drift_between(before, log_probabilities(model, prompts))
