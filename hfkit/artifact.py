@@ -37,9 +37,22 @@ class FileRecord(BaseModel):
     sha256: str
 
 
+class ModelRecord(BaseModel):
+    """A model that a stage read: its commit, where it has one, and the sha256 of each of its files, by their path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    revision: str | None
+    files: dict[str, str]
+
+
 class Artifact(BaseModel):
     """`result` is what the stage had to say, as its own result type dumps it; `seconds` and `peak_memory_bytes` are
-    what it cost."""
+    what it cost.
+
+    `inputs` has a hash of each thing that went into `fingerprint`, and `models` the models that were read, by what they
+    were read for: so that one can say later what differs. Artifacts of older versions do not have them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +64,8 @@ class Artifact(BaseModel):
     seconds: float
     peak_memory_bytes: int
     environment: Environment
+    inputs: dict[str, str] = {}
+    models: dict[str, ModelRecord] = {}
     result: dict[str, JsonValue]
 
 

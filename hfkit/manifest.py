@@ -5,12 +5,14 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from hfkit.artifact import Artifact
+from hfkit.stage import StageName
 
 
 class Manifest(BaseModel):
-    """`stages` holds every stage that is whole: its fingerprint, files, seed, cost, result and environment."""
+    """`stages` holds every stage that is whole: what went into it (its fingerprint, a hash of each input, the models
+    that it read, its seed, the environment), and what came out (its files, its result, its cost)."""
 
     model_config = ConfigDict(frozen=True)
 
     recipe: str
-    stages: dict[str, Artifact]
+    stages: dict[StageName, Artifact]

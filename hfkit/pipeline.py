@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from pydantic import JsonValue
+
 from hfkit.artifact import (
     Artifact,
     DamagedArtifact,
@@ -21,11 +23,12 @@ from hfkit.artifact import (
     write_artifact,
     write_whole,
 )
-from hfkit.environment import describe_environment
+from hfkit.environment import describe_code, describe_environment
 from hfkit.errors import WorkError
 from hfkit.measure import Measure
 from hfkit.processes import ALONE, Processes
 from hfkit.progress import Progress
+from hfkit.provenance import input_digests, read_models
 from hfkit.ranks import Followers
 from hfkit.recipe import Recipe, dump_recipe
 from hfkit.run import RECIPE, Run
@@ -75,25 +78,34 @@ def run_stages(
 
 
 def _fingerprint(stage: Stage, recipe: Recipe, outcomes: Mapping[StageName, StageOutcome]) -> str:
+    return _fingerprint_of_reads(stage, stage.reads(recipe), recipe, outcomes)
+
+
+def _fingerprint_of_reads(
+    stage: Stage, reads: Mapping[str, JsonValue], recipe: Recipe, outcomes: Mapping[StageName, StageOutcome]
+) -> str:
     return fingerprint_of(
         {
             "stage": stage.name,
             "version": stage.version,
-            "reads": dict(stage.reads(recipe)),
+            "reads": dict(reads),
             "needs": {name: outcomes[name].artifact.fingerprint for name in stage.needs(recipe)},
         }
     )
 
 
-def _require_unchanged(
+def _unchanged_inputs(
     stage: Stage, recipe: Recipe, fingerprint: str, needed: Mapping[StageName, StageOutcome]
-) -> None:
-    """What is kept under a fingerprint must come from what it was taken of. Raises WorkError where that changed."""
-    if _fingerprint(stage, recipe, needed) != fingerprint:
+) -> Mapping[str, JsonValue]:
+    """What the stage read. What is kept under a fingerprint must come from what it was taken of: raises WorkError where
+    that changed."""
+    reads = stage.reads(recipe)
+    if _fingerprint_of_reads(stage, reads, recipe, needed) != fingerprint:
         raise WorkError(
             f"{stage.name}: the files that it reads changed while it ran, so that nobody could say what it was made "
             "from; run again once they stand still"
         )
+    return reads
 
 
 def _give_memory_back() -> None:
@@ -105,13 +117,20 @@ def _give_memory_back() -> None:
 
 
 def _still_good(run: Run, stage: Stage, fingerprint: str, progress: Progress) -> Artifact | None:
-    """The artifact that is there, if it is whole and came from the same inputs."""
+    """The artifact that is there, if it is whole and came from the same inputs, and nothing that it left elsewhere is
+    lost."""
     try:
         artifact = read_artifact(run.finished(stage.name))
     except DamagedArtifact as error:
         progress.say(f"{stage.name}: {error}; the stage is run again")
         return None
-    return artifact if artifact is not None and artifact.fingerprint == fingerprint else None
+    if artifact is None or artifact.fingerprint != fingerprint:
+        return None
+    lost = None if stage.lost is None else stage.lost(run.context(stage, progress), artifact)
+    if lost is not None:
+        progress.say(f"{stage.name}: {lost}; the stage is run again")
+        return None
+    return artifact
 
 
 def _make(
@@ -130,12 +149,14 @@ def _make(
         return finished
     progress.say(f"{stage.name}: running")
     folder = run.open_workshop(stage, fingerprint)
+    # Whoever edits the code while it runs does not change what was run.
+    code = describe_code()
     forget_artifact(folder)
     write_whole(folder / RECIPE, dump_recipe(run.recipe))
     with run.logging_to(stage.name), Measure() as cost, followers.joining(stage, run.recipe):
         result = stage.run(run.context(stage, progress))
     _give_memory_back()
-    _require_unchanged(stage, run.recipe, fingerprint, needed)
+    reads = _unchanged_inputs(stage, run.recipe, fingerprint, needed)
     artifact = Artifact(
         stage=stage.name,
         fingerprint=fingerprint,
@@ -144,7 +165,9 @@ def _make(
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(cost.seconds, 3),
         peak_memory_bytes=cost.peak_memory_bytes,
-        environment=describe_environment(),
+        environment=describe_environment(code),
+        inputs=input_digests(reads),
+        models=read_models(stage.name, run.recipe),
         result=result.model_dump(mode="json"),
     )
     write_artifact(folder, artifact)

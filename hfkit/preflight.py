@@ -65,7 +65,7 @@ def check(recipe: Recipe, stages: Sequence[StageName] | None = None) -> list[Fin
     findings = []
     asks = recipe.evaluate is not None and recipe.evaluate.asks_models and "evaluate" in wanted
     if recipe.model is not None and (asks or {"data", "train"} & set(wanted)):
-        findings.append(_model("model.base", recipe.model.base))
+        findings.append(_model("model.base", recipe.model.base, pickled=recipe.model.pickled_weights))
         if recipe.model.chat_template is not None:
             findings.append(_template(recipe.model.chat_template))
         adapter = recipe.model.adapter
@@ -105,7 +105,7 @@ def require_ready(recipe: Recipe, stages: Sequence[StageName]) -> None:
         raise RequestError("\n".join(f"{error.key}: {error.text}" for error in errors))
 
 
-def _model(key: str, reference: str) -> Finding:
+def _model(key: str, reference: str, *, pickled: bool = False) -> Finding:
     if reference.startswith(PREFIX):
         try:
             model = embedded_model(reference)
@@ -118,7 +118,7 @@ def _model(key: str, reference: str) -> Finding:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             return Finding(key, "error", f"{reference} holds no config.json, so it is no model")
-        if not any(folder.glob("*.safetensors")):
+        if not any(folder.glob("*.safetensors")) and not (pickled and any(folder.glob("pytorch_model*.bin"))):
             return Finding(key, "error", f"{reference} holds no safetensors weights; other formats are not loaded")
         return Finding(key, "ok", f"{reference} is a local model")
     if reference.startswith((".", "/", "~")) or reference.count("/") > 1:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, JsonValue
 
+from hfkit.artifact import Artifact
 from hfkit.progress import Progress
 from hfkit.recipe import Recipe
 
@@ -40,6 +41,8 @@ class Stage:
         reads: the part of the recipe, and of the world outside (contents of files), on which the artifact depends.
         needs: the stages whose artifacts it reads.
         run: does the work and says what came of it.
+        lost: of a stage that leaves something elsewhere: asked before its artifact is kept, says why that is not there
+            any more, so that the stage runs again; None where it is.
         on_all_ranks: where many processes were launched, all of them run it; the others wait for the main one.
     """
 
@@ -50,3 +53,4 @@ class Stage:
     needs: Callable[[Recipe], tuple[StageName, ...]]
     run: Callable[[StageContext], BaseModel]
     on_all_ranks: bool = False
+    lost: Callable[[StageContext, Artifact], str | None] | None = None

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
 
-from hfkit.artifact import file_sha256
+from hfkit.artifact import Artifact, file_sha256
 from hfkit.models.identity import model_identity, template_identity
-from hfkit.recipe import AnyTask, CodeTask, LoadedModel, Recipe, SynthesizeSource
+from hfkit.recipe import AnyTask, CodeTask, LoadedModel, OwnTask, Recipe, SynthesizeSource
 from hfkit.recipe.asked_models import needs_training
 from hfkit.stage import Stage, StageContext, StageName
 
@@ -59,7 +59,9 @@ def _train_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     unread = {"log_steps", "save_steps", "keep_checkpoints", "micro_batch_size", "divergence_guard"}
     unread |= {"gradient_checkpointing"}
     train = recipe.train.model_dump(mode="json", exclude=unread)
-    reads: dict[str, JsonValue] = {"model": recipe.model.model_dump(mode="json"), "train": train, "seed": recipe.seed}
+    # Which format they are read from is no other weights.
+    model = recipe.model.model_dump(mode="json", exclude={"pickled_weights"})
+    reads: dict[str, JsonValue] = {"model": model, "train": train, "seed": recipe.seed}
     if recipe.model.adapter is not None and recipe.model.adapter.start_from is not None:
         reads["start_from"] = model_identity(str(recipe.model.adapter.start_from), None)
     return reads
@@ -94,7 +96,10 @@ def _task_identity(task: AnyTask) -> JsonValue:
     if isinstance(task, CodeTask):
         path = Path(task.file.rpartition(":")[0])
         return file_sha256(path) if path.is_file() else None
-    return identify_source(task.source("test"))
+    rows = identify_source(task.source("test"))
+    if isinstance(task, OwnTask) and (schemas := task.schema_files()):
+        return {"rows": rows, "schemas": {str(p): file_sha256(p) if p.is_file() else None for p in schemas}}
+    return rows
 
 
 def _asked_models(recipe: Recipe) -> JsonValue:
@@ -105,7 +110,7 @@ def _asked_models(recipe: Recipe) -> JsonValue:
     loaded = [model for model in recipe.evaluate.models or () if isinstance(model, LoadedModel)]
     judge = None if recipe.evaluate.judge is None else recipe.evaluate.judge.load
     return {
-        "model": recipe.model.model_dump(mode="json", exclude={"adapter"}),
+        "model": recipe.model.model_dump(mode="json", exclude={"adapter", "pickled_weights"}),
         "base": model_identity(recipe.model.base, recipe.model.revision),
         "chat_template": template_identity(recipe.model.chat_template),
         "loaded": {model.name: model_identity(model.load, model.revision) for model in loaded},
@@ -174,6 +179,12 @@ def _run_publish(context: StageContext) -> BaseModel:
     return publish(context)
 
 
+def _publish_lost(context: StageContext, artifact: Artifact) -> str | None:
+    from hfkit.hub.publish import lost
+
+    return lost(context, artifact)
+
+
 STAGES: Mapping[StageName, Stage] = {
     stage.name: stage
     for stage in (
@@ -181,7 +192,7 @@ STAGES: Mapping[StageName, Stage] = {
         Stage("data", 2, False, _data_reads, lambda recipe: ("index",) if _synthesises(recipe) else (), _run_data),
         Stage("train", 3, False, _train_reads, lambda recipe: ("data",), _run_train, on_all_ranks=True),
         Stage("evaluate", 2, False, _evaluate_reads, _evaluate_needs, _run_evaluate),
-        Stage("publish", 1, False, _publish_reads, _publish_needs, _run_publish),
+        Stage("publish", 1, False, _publish_reads, _publish_needs, _run_publish, lost=_publish_lost),
     )
 }
 

@@ -40,7 +40,8 @@ def test_the_commit_and_whether_files_differ_from_it(tmp_path: Path, monkeypatch
     package.parent.mkdir()
     package.write_text("one", encoding="utf-8")
     monkeypatch.setattr(environment, "__file__", str(package))
-    assert describe_code() == environment.Code(commit=None, changed=False)
+    one = describe_code()
+    assert (one.commit, one.changed) == (None, False)
 
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
@@ -52,16 +53,19 @@ def test_the_commit_and_whether_files_differ_from_it(tmp_path: Path, monkeypatch
     git("init", "--quiet")
     git("add", ".")
     git("commit", "--quiet", "--no-verify", "-m", "one")
-    assert describe_code() == environment.Code(commit=git("rev-parse", "HEAD"), changed=False)
+    assert describe_code() == environment.Code(commit=git("rev-parse", "HEAD"), changed=False, content=one.content)
     (tmp_path / "untracked").write_text("x", encoding="utf-8")
     assert not describe_code().changed
     package.write_text("two", encoding="utf-8")
-    assert describe_code().changed
+    assert describe_code().changed and describe_code().content != one.content
+    # However lines end.
+    package.write_bytes(b"one\r\n")
+    assert describe_code().content == one.content
 
 
 def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert describe_code() == environment.Code(commit=None, changed=False)
+    assert (describe_code().commit, describe_code().changed) == (None, False)
 
 
 def test_an_environment_is_read_back_as_it_was_written() -> None:

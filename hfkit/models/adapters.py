@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hfkit.errors import RequestError
+from hfkit.models.base_identity import require_unmoved_base
 from hfkit.quiet import quiet_libraries
 from hfkit.recipe import AdapterSection
 
@@ -85,12 +86,14 @@ def attach_adapter(model: PreTrainedModel, folder: Path, name: str = "default") 
         folder: an adapter, or a folder that holds one as `adapter/`.
 
     Raises:
-        RequestError: there is no adapter, it is not whole, or it does not fit the model.
+        RequestError: there is no adapter, it is not whole, it does not fit the model, or the model moved on to other
+            weights on the Hub since.
     """
     from peft import PeftModel
 
     place = find_adapter(folder)
     config = read_adapter_config(place)
+    require_unmoved_base(model.config, place)
     module = _module_name(name)
     with quiet_libraries(), _fit_explained(place):
         if isinstance(model, PeftModel):

@@ -21,8 +21,12 @@ _SAMPLED_BYTES = 1 << 16
 def write_base(config: PreTrainedConfig, adapter: Path) -> None:
     """Say in the folder `adapter` which base it is for. `config` is that of the base, as it was loaded."""
     weights = base_fingerprint(config)
-    if weights is not None:
-        (adapter / BASE).write_text(json.dumps({"weights": weights}) + "\n", encoding="utf-8")
+    if weights is None:
+        return
+    # The name of a folder says nothing to others, that of a Hub model does, and so does its commit.
+    commit = _commit(config)
+    base = {"weights": weights} | ({} if commit is None else {"hub": config.name_or_path, "revision": commit})
+    (adapter / BASE).write_text(json.dumps(base) + "\n", encoding="utf-8")
 
 
 def require_same_base(config: PreTrainedConfig, adapter: Path) -> None:
@@ -30,18 +34,49 @@ def require_same_base(config: PreTrainedConfig, adapter: Path) -> None:
 
     An adapter from elsewhere says nothing; whether it fits in shape shows when it is loaded.
     """
-    try:
-        known = json.loads((adapter / BASE).read_text(encoding="utf-8"))["weights"]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{adapter / BASE} cannot be read: {error}") from error
+    require_unmoved_base(config, adapter)
+    written = _written(adapter)
     found = base_fingerprint(config)
-    if found is not None and known != found:
+    if written is not None and found is not None and written["weights"] != found:
         raise RequestError(
             f"{adapter}: the adapter was trained on another base model than {config.name_or_path} (the weights of the "
             f"two differ); name that base in model.base, or remove {BASE} there if you are sure that they are the same"
         )
+
+
+def require_unmoved_base(config: PreTrainedConfig, adapter: Path) -> None:
+    """Raises RequestError where the base of `config` is the Hub's model that `adapter` was trained on, at a commit that
+    has other weights."""
+    written = _written(adapter)
+    if written is None or written.get("hub") != config.name_or_path or written.get("revision") == _commit(config):
+        return
+    found = base_fingerprint(config)
+    if found is not None and written["weights"] != found:
+        revision = written.get("revision")
+        raise RequestError(
+            f"{adapter}: the adapter was trained on the commit {revision} of {config.name_or_path}, which moved on to "
+            f"{_commit(config)} with other weights; set model.revision={revision}, or train anew"
+        )
+
+
+def _commit(config: PreTrainedConfig) -> str | None:
+    """At which commit of the Hub the base was loaded, as `load_weights` writes it down; None for a folder."""
+    commit: str | None = vars(config).get("_commit_hash")
+    return commit
+
+
+def _written(adapter: Path) -> dict[str, str] | None:
+    """What `write_base` left; None where an adapter says nothing."""
+    path = adapter / BASE
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read: {error}") from error
+    if not isinstance(written, dict) or not isinstance(written.get("weights"), str):
+        raise RequestError(f"{path} cannot be read: it does not say which weights the adapter is for")
+    return written
 
 
 def base_fingerprint(config: PreTrainedConfig) -> str | None:
@@ -53,7 +88,7 @@ def base_fingerprint(config: PreTrainedConfig) -> str | None:
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(name, "config.json", revision=config._commit_hash)
+        cached = try_to_load_from_cache(name, "config.json", revision=_commit(config))
         if not isinstance(cached, str):
             return None
         folder = Path(cached).parent

@@ -1,6 +1,7 @@
 """Loads causal models and tokenizers: embedded, from a folder, or from the Hub.
 
-Weights are safetensors alone. Code that comes with a model is run only where the recipe says so, at one commit.
+Weights are safetensors, unless the recipe says in words that pickled ones may be read. Code that comes with a model is
+run only where the recipe says so, at one commit.
 """
 
 from __future__ import annotations
@@ -153,10 +154,13 @@ def _named_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return "{{- bos_token -}}\n" + text if begins else text
 
 
-def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple[PreTrainedModel, Resolved]:
+def load_model(
+    settings: ModelSection, *, master_weights: bool = False, on_cpu: bool = False
+) -> tuple[PreTrainedModel, Resolved]:
     """The base model in the precision that the recipe and the hardware agree on, quantised if the recipe says so.
 
     `master_weights` keeps the weights in float32, for training them all: small updates would vanish in bfloat16.
+    `on_cpu` leaves them in the machine's memory also where there is a GPU.
 
     Raises:
         RequestError: the model cannot be had, or holds no safetensors weights.
@@ -165,7 +169,8 @@ def load_model(settings: ModelSection, *, master_weights: bool = False) -> tuple
 
     precision = resolve_precision(settings.precision)
     dtype = torch.float32 if master_weights else precision.dtype
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+    on_gpu = torch.cuda.is_available() and not on_cpu
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else None
     return load_weights(settings, dtype, device, _quantization(settings, precision)), precision
 
 
@@ -189,7 +194,7 @@ def load_weights(
             where.path_or_id,
             revision=where.revision,
             dtype=dtype,
-            use_safetensors=True,
+            use_safetensors=not _reads_pickled(settings, where),
             trust_remote_code=code,
             quantization_config=quantization,
             device_map=None if device is None else {"": device},
@@ -200,6 +205,8 @@ def load_weights(
         if missing:
             # Transformers fills them with random numbers.
             raise ValueError(f"weights are missing, {missing[0]} among them")
+    # Transformers does not say any longer which commit a name stood for; it never saves this.
+    model.config._commit_hash = _commit(where)
     # What ships with a checkpoint (temperature, repetition penalty, …) would contradict greedy decoding: a reader that
     # is to quote must not be punished for repeating.
     shipped = model.generation_config
@@ -222,6 +229,27 @@ def _quantization(settings: ModelSection, precision: Resolved) -> BitsAndBytesCo
             bnb_4bit_compute_dtype=precision.dtype,
         )
     return BitsAndBytesConfig(load_in_8bit=True) if settings.quantization == "int8" else None
+
+
+def _commit(where: Located) -> str | None:
+    """The commit of the Hub's model in the cache that `where` means; None for a folder."""
+    if where.is_local:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(where.path_or_id, "config.json", revision=where.revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None
+
+
+def _reads_pickled(settings: ModelSection, where: Located) -> bool:
+    """Whether the weights are unpickled: the recipe says that they may be, and the folder has nothing safer.
+
+    What is trained from them is saved as safetensors. Transformers unpickles with torch.load(weights_only=True), which
+    makes tensors and plain containers alone (https://docs.pytorch.org/docs/stable/notes/serialization.html).
+    """
+    if not settings.pickled_weights:
+        return False
+    return not where.is_local or not any(Path(where.path_or_id).glob("*.safetensors"))
 
 
 def _code_allowed(settings: ModelSection, where: Located) -> bool:
@@ -267,11 +295,12 @@ def _explained(reference: str, where: Located) -> Iterator[None]:
                 f"{reference}: the model comes with Python code of its own, which is run only where the recipe says "
                 "model.trust_remote_code: true, pins model.revision to a full commit hash, and says allow_code: true"
             ) from error
-        if _holds_pickled_weights(where):
+        if _holds_pickled_weights(where) or "cannot be loaded with `safetensors`" in str(error):
             advice = (
                 "its weights are pickled, and unpickling a file can run any code in it: have its author publish "
                 "safetensors, or load it where you trust its author with use_safetensors=False and save it again with "
-                "save_pretrained, which writes safetensors"
+                "save_pretrained, which writes safetensors. To have them unpickled all the same, by PyTorch's "
+                "restricted reader, say model.pickled_weights: true"
             )
         elif where.is_local:
             advice = "check that the folder holds config.json, tokenizer files and safetensors weights"

@@ -92,6 +92,11 @@ class ModelSection(Section):
         description="Whether Python code that comes with a Hub model is run to load it; needs revision to be a full "
         "commit hash, and allow_code: true.",
     )
+    pickled_weights: bool = Field(
+        default=False,
+        description="Whether weights may be read from pickle files where there are no safetensors: only for an author "
+        "whom you trust. They are unpickled by PyTorch's restricted reader.",
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto",
         description="Number format of the computation; auto takes bf16 where the hardware has it, else fp32. fp16 is "

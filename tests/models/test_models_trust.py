@@ -12,6 +12,7 @@ import pytest
 
 from hfkit.errors import RequestError
 from hfkit.models.loading import load_model, load_tokenizer
+from hfkit.preflight import _model
 from hfkit.recipe import ModelSection, load_recipe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -141,3 +142,56 @@ def test_pickled_weights_say_how_to_convert_them(tiny_model: Path, tmp_path: Pat
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(RequestError, match=r"its weights are pickled, .* save_pretrained, which writes safetensors"):
         load_model(ModelSection.model_validate({"base": str(folder), "precision": "fp32"}))
+
+
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.trace,)
+
+
+def pickled(model: Path, folder: Path, *extra: tuple[str, object]) -> Path:
+    """The model with its weights as `pytorch_model.bin`."""
+    import torch
+    from safetensors.torch import load_file
+
+    shutil.copytree(model, folder)
+    torch.save(dict([*load_file(folder / "model.safetensors").items(), *extra]), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_pickled_weights_are_read_where_the_recipe_says_so_in_words(tiny_model: Path, tmp_path: Path) -> None:
+    folder = pickled(tiny_model, tmp_path / "model")
+    plain = ModelSection.model_validate({"base": str(folder), "precision": "fp32"})
+    with pytest.raises(RequestError, match=r"its weights are pickled, .* say model\.pickled_weights: true"):
+        load_model(plain)
+    model, _ = load_model(plain.model_copy(update={"pickled_weights": True}))
+    safe, _ = load_model(ModelSection.model_validate({"base": str(tiny_model), "precision": "fp32"}))
+    assert all((one == other).all() for one, other in zip(model.parameters(), safe.parameters(), strict=True))
+
+
+def test_code_in_pickled_weights_is_never_run(tiny_model: Path, tmp_path: Path) -> None:
+    folder = pickled(tiny_model, tmp_path / "model", ("trap", Trap(tmp_path / "ran")))
+    for allowed in (False, True):
+        settings = {"base": str(folder), "precision": "fp32", "pickled_weights": allowed}
+        with pytest.raises(Exception):  # noqa: B017
+            load_model(ModelSection.model_validate(settings))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_safetensors_are_read_where_there_are_both(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    settings = {"base": str(folder), "precision": "fp32", "pickled_weights": True}
+    assert load_model(ModelSection.model_validate(settings))[0] is not None
+
+
+def test_check_takes_pickled_weights_where_the_recipe_says_so(tiny_model: Path, tmp_path: Path) -> None:
+    folder = pickled(tiny_model, tmp_path / "model")
+    assert _model("model.base", str(folder)).severity == "error"
+    assert _model("model.base", str(folder), pickled=True).severity == "ok"
