@@ -34,21 +34,26 @@ def _snapshots(id: str) -> Path:
 def moved_since(facts: RunFacts, revision: str | None) -> str | None:
     """A sentence where the base model has a newer commit on the Hub than the adapter was trained on; None where it has
     not, or the Hub does not say."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
     base = facts.model.base
     if revision is None or facts.model.revision is not None:
         return None
+    newest = newest_commit(base)
+    if newest is None or newest == revision:
+        return None
+    return (
+        f"model.base: {base} moved on to {newest[:10]} since the adapter was trained on {revision[:10]}; the "
+        f"adapter names that revision, and loads with it. Set model.revision={revision} to keep to it, or train anew"
+    )
+
+
+def newest_commit(id: str) -> str | None:
+    """Of the model's default branch on the Hub; None where the Hub does not say."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
     network = HfHubHTTPError.__bases__[0]
     assert issubclass(network, Exception)
     try:
-        newest = HfApi().model_info(base).sha
+        return HfApi().model_info(id).sha
     except (network, ConnectionError):
         return None
-    if newest == revision:
-        return None
-    return (
-        f"model.base: {base} moved on to {str(newest)[:10]} since the adapter was trained on {revision[:10]}; the "
-        f"adapter names that revision, and loads with it. Set model.revision={revision} to keep to it, or train anew"
-    )

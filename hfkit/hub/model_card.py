@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,21 +10,23 @@ from hfkit.data.ledger import Account
 from hfkit.evaluation.report.markdown import escaped, markdown_report
 from hfkit.hub.energy import energy_sentence
 from hfkit.hub.facts import RunFacts, Trained, portable_recipe
+from hfkit.hub.measured_results import TEXT_GENERATION, metadata_results, own_tasks
 from hfkit.hub.usage import usage_snippet
 from hfkit.models.embedded import PREFIX, embedded_model
 from hfkit.recipe import HubSource, TrainSection, dump_recipe
 from rag.answer import ABSTENTION
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
-    from hfkit.models.merging import MergeDrift
+    from hfkit.models.drift import Drift
 
-_TASK = "text-generation"
 _MOST_REASONS = 5
+_IN_RECIPE = re.compile(r"data\.sources\.\d+ \((.+)\)")
+_METHODS = {"sft": "supervised fine-tuning"}
 
 
-def model_card(facts: RunFacts, drift: MergeDrift | None = None) -> str:
+def model_card(facts: RunFacts, drift: Drift | None = None) -> str:
     """README.md of the model repository: metadata as the Hub reads it, then text for whoever finds the model there.
 
     Nothing in it depends on when it is written, so that the same run gives the same card.
@@ -55,10 +58,11 @@ def model_metadata(facts: RunFacts) -> ModelCardData:
     assert facts.recipe.data is not None
     read = [source.hub for source in facts.recipe.data.sources if isinstance(source, HubSource)]
     datasets = list(dict.fromkeys([*([facts.hub.dataset] if facts.hub.dataset else []), *read]))
-    results = _metadata_results(facts)
+    results = metadata_results(facts)
     return ModelCardData(
         base_model=facts.base_id,
-        # "merge" is the Hub's word for a model of several base models; one base with its adapter added is a finetune.
+        # "merge" is the Hub's word for a model of two or more base models; one base with its adapter is a finetune.
+        # "quantized" is a model in fewer bits, which neither a QLoRA run's adapter is nor what it is merged into.
         base_model_relation=None if facts.base_id is None else "adapter" if adapter else "finetune",
         datasets=datasets or None,
         language=list(facts.hub.language) or None,
@@ -66,7 +70,7 @@ def model_metadata(facts: RunFacts) -> ModelCardData:
         license=licence(facts),
         model_name=facts.hub.repo.split("/")[1],
         eval_results=results or None,
-        pipeline_tag=_TASK,
+        pipeline_tag=TEXT_GENERATION,
         tags=["hfkit", *(["lora"] if adapter else []), *(["rag"] if facts.is_grounded else [])],
     )
 
@@ -76,34 +80,6 @@ def licence(facts: RunFacts) -> str | None:
     if facts.hub.license is not None or not facts.model.base.startswith(PREFIX):
         return facts.hub.license
     return embedded_model(facts.model.base).licence.lower()
-
-
-def _metadata_results(facts: RunFacts) -> list[EvalResult]:
-    """What the published model scored, each metric with its interval in words where it has one."""
-    from huggingface_hub import EvalResult
-
-    result = facts.evaluated
-    if result is None:
-        return []
-    found = []
-    for name, task in result.tasks.items():
-        for metric in task.metrics:
-            score = task.scores.get("tuned", {}).get(metric.name)
-            if score is None or score.value is None:
-                continue
-            found.append(
-                EvalResult(
-                    task_type=_TASK,
-                    dataset_type=facts.hub.dataset or facts.recipe.name,
-                    dataset_name=f"{facts.recipe.name}, held-out documents",
-                    dataset_split="test",
-                    dataset_config=name,
-                    metric_type=metric.name,
-                    metric_name=metric.title,
-                    metric_value=round(score.value, 4),
-                )
-            )
-    return found
 
 
 def _summary(facts: RunFacts) -> str:
@@ -145,7 +121,11 @@ def _results(facts: RunFacts) -> list[str]:
     result = facts.evaluated
     if result is None:
         return ["## Evaluation", "It was not evaluated: nothing is known of how good it is."]
-    parts = [markdown_report(result)]
+    report = markdown_report(result)
+    # The report's own heading comes first, then who is who in its tables.
+    heading, _, tables = report.partition("\n")
+    asked = [f"`{name}`: {escaped(words)}" for name, words in result.models.items()]
+    parts = [heading, *([f"Asked were:\n\n{_list(asked)}"] if asked else []), tables]
     failed = facts.failed_gates
     if failed:
         named = ", ".join(f"`{gate.gate}`" for gate in failed)
@@ -167,7 +147,7 @@ def _data(facts: RunFacts) -> list[str]:
     parts = [f"{rows}; {kept_out}.{tokens}"]
     if facts.is_grounded and train.unanswerable:
         parts[0] += f" In {train.unanswerable:,} of them no passage answers, so that it learned to say so."
-    sources = [f"{escaped(s.name)}: {s.kept:,} of {s.read:,} rows; {escaped(s.why)}" for s in data.sources]
+    sources = [f"{escaped(_source(s.name))}: {s.kept:,} of {s.read:,} rows; {escaped(s.why)}" for s in data.sources]
     parts.append(_list(sources))
     if data.dropped:
         parts.append(f"Left out: {_accounts(data.dropped)}.")
@@ -178,6 +158,12 @@ def _data(facts: RunFacts) -> list[str]:
     return parts
 
 
+def _source(name: str) -> str:
+    """What a reader of the card knows a source by: not by its place in the recipe."""
+    in_recipe = _IN_RECIPE.fullmatch(name)
+    return name if in_recipe is None else in_recipe[1]
+
+
 def _accounts(accounts: Sequence[Account]) -> str:
     ordered = sorted(accounts, key=lambda account: -account.rows)
     named = [f"{account.rows:,} rows ({escaped(account.reason)})" for account in ordered[:_MOST_REASONS]]
@@ -185,7 +171,7 @@ def _accounts(accounts: Sequence[Account]) -> str:
     return ", ".join([*named, *([f"{more:,} rows for other reasons"] if more else [])])
 
 
-def _training(facts: RunFacts, drift: MergeDrift | None) -> list[str]:
+def _training(facts: RunFacts, drift: Drift | None) -> list[str]:
     train, trained = facts.recipe.train, facts.trained
     assert train is not None
     artifact = facts.artifacts["train"]
@@ -197,7 +183,7 @@ def _training(facts: RunFacts, drift: MergeDrift | None) -> list[str]:
     base = "" if facts.model.quantization is None else f", on the base model in {facts.model.quantization}"
     machine = ", ".join(hardware.gpus) or f"{hardware.processor}, {hardware.cores} cores, no GPU"
     rows = [
-        ("method", f"{train.method}: {how}{base}"),
+        ("method", f"{_METHODS[train.method]}, {how}{base}"),
         ("trained", weights),
         ("schedule", _schedule(train, trained)),
         ("precision", trained.precision),
@@ -245,10 +231,10 @@ def _limits(facts: RunFacts) -> list[str]:
     if result is None:
         limits.append("No test was run on it. Measure it on rows of your own before you rely on it.")
     else:
-        groups = min((task.groups for task in result.tasks.values()), default=0)
+        groups = min((task.groups for task in own_tasks(facts)), default=0)
         limits.append(
-            "What was measured holds for documents like those of the test"
-            + (f", of which there were {groups:,}" if groups else "")
+            "What was measured holds for "
+            + (f"documents like the {groups:,} of the test" if groups > 1 else "rows like those of the test")
             + ". For another subject, another style or another language, measure anew."
         )
     if not facts.hub.language:
@@ -272,9 +258,14 @@ def _again(facts: RunFacts) -> list[str]:
     if environment.code.changed:
         code += " with uncommitted changes"
     data = facts.artifacts["data"]
+    at = facts.hub.tag or facts.hub.branch
+    revision = "" if at is None else f" --revision {at}"
     return [
-        "`hfkit run recipe.yaml`, with the recipe of this repository, runs it again. `manifest.json` has the "
-        "fingerprint of everything that went in, and the SHA-256 of every file that came out.",
+        f"`hfkit reproduce {facts.hub.repo}{revision}` fetches recipe and manifest, says what differs on your machine, "
+        "runs it again, and compares the trained weights bit for bit and the scores. Files that the recipe names as "
+        "data or documents must be where it says. No code of this repository is run.",
+        "`hfkit run recipe.yaml`, with the recipe of this repository, runs it without comparing. `manifest.json` has a "
+        "hash of everything that went in, of the base model's files too, and the SHA-256 of every file that came out.",
         f"Made with {code}, Python {environment.python}, {versions}; seed {artifact.seed}; prepared data "
         f"`{facts.data.content[:16]}`, data stage `{data.fingerprint[:16]}`, train stage "
         f"`{artifact.fingerprint[:16]}`.",

@@ -10,6 +10,7 @@ from hfkit.hub.dataset_card import dataset_card
 from hfkit.hub.facts import RunFacts, portable_recipe
 from hfkit.hub.files import PlannedFile, PlannedRepository, files_below, require_safe
 from hfkit.hub.model_card import model_card
+from hfkit.hub.portable import portable_text
 from hfkit.hub.space import space_files
 from hfkit.hub.weights import CARD, published_weights
 from hfkit.manifest import Manifest
@@ -52,8 +53,8 @@ def _model(facts: RunFacts, folder: Path) -> PlannedRepository:
     }
     if "evaluate" in facts.folders:
         reports = files_below(facts.folders["evaluate"], f"{EVALUATION}/")
-        files += [file for file in reports if file.source.name in _REPORTS]
-    files += _written(texts, folder)
+        files += [_portable(file, facts, folder) for file in reports if file.source.name in _REPORTS]
+    files += _written(texts, facts, folder)
     if facts.hub.index:
         files.append(PlannedFile(f"{INDEX}/{DATABASE}", facts.folders["index"] / DATABASE))
     return PlannedRepository("model", facts.hub.repo, _sorted(files))
@@ -62,17 +63,27 @@ def _model(facts: RunFacts, folder: Path) -> PlannedRepository:
 def _dataset(facts: RunFacts, id: str, folder: Path) -> PlannedRepository:
     folder.mkdir(parents=True, exist_ok=True)
     files = [file for file in files_below(facts.folders["data"]) if file.path.endswith(".parquet")]
-    files += _written({CARD: dataset_card(facts)}, folder)
+    files += _written({CARD: dataset_card(facts)}, facts, folder)
     return PlannedRepository("dataset", id, _sorted(files))
 
 
-def _written(texts: Mapping[str, str], folder: Path) -> list[PlannedFile]:
+def _written(texts: Mapping[str, str], facts: RunFacts, folder: Path) -> list[PlannedFile]:
+    portable = portable_text(facts)
     files = []
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / path, text)
+        write_whole(folder / path, portable(text))
         files.append(PlannedFile(path, folder / path))
     return files
+
+
+def _portable(file: PlannedFile, facts: RunFacts, folder: Path) -> PlannedFile:
+    """The file itself, or one in `folder` without the paths of this machine."""
+    text = file.source.read_text(encoding="utf-8")
+    if portable_text(facts)(text) == text:
+        return file
+    (written,) = _written({file.path: text}, facts, folder)
+    return written
 
 
 def _sorted(files: list[PlannedFile]) -> tuple[PlannedFile, ...]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hfkit.artifact import Artifact
 from hfkit.errors import WorkError
 from hfkit.hub.access import require_token
 from hfkit.hub.base_revision import moved_since, trained_revision
 from hfkit.hub.facts import RunFacts, gather_facts
+from hfkit.hub.failures import explained
 from hfkit.hub.files import PlannedRepository, PublishResult
 from hfkit.hub.plan import plan
-from hfkit.hub.pushing import push
+from hfkit.hub.pushing import push, require_pushable
 from hfkit.hub.secrets import secrets_in
+from hfkit.hub.standing import standing, target_of
 from hfkit.run import Run
 from hfkit.stage import StageContext
 
@@ -42,12 +45,42 @@ def publish(context: StageContext) -> PublishResult:
     if moved is not None:
         context.progress.say(f"  {moved}")
     api = HfApi(token=token, library_name="hfkit")
+    require_pushable(api, planned, facts.hub, _memory(context), context.progress)
     published = []
     for repository in planned:
         done = push(api, repository, facts.hub, _message(facts, repository), _memory(context), context.progress)
         context.progress.say(f"  {'published' if done.new_commit else 'there already'}: {done.url}")
         published.append(done)
     return PublishResult(repositories=tuple(published))
+
+
+def lost(context: StageContext, artifact: Artifact) -> str | None:
+    """Why what was published is not on the Hub any more as `artifact` says, or is no longer the newest there; None
+    where nothing happened to it.
+
+    Raises:
+        RequestError: there is no token, it may not read there, or the repository was made public.
+        WorkError: the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    section = context.recipe.hub
+    assert section is not None
+    api = HfApi(token=require_token(f"model {section.repo}"), library_name="hfkit")
+    for published in PublishResult.model_validate(artifact.result).repositories:
+        repository = PlannedRepository(published.kind, published.id, ())
+        target = target_of(repository)
+        with explained(target):
+            there = standing(api, repository, section, _memory(context))
+        if there is None:
+            return f"{target} is not on the Hub any more"
+        if not there.has_branch:
+            return f"{target}: the branch {there.branch} is not there any more"
+        if there.commit != published.commit:
+            return f"{target}: {there.branch} moved on from {published.commit[:10]} to {there.commit[:10]}"
+        if there.tag is not None and there.tagged != published.commit:
+            return f"{target}: the tag {there.tag} is not on {published.commit[:10]} any more"
+    return None
 
 
 def gates_refusal(facts: RunFacts) -> str | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from importlib.metadata import requires, version
 from pathlib import Path
 
-from hfkit.artifact import MARKER, FileRecord, file_sha256, write_artifact, write_whole
+from hfkit.artifact import MARKER, Artifact, FileRecord, file_sha256, write_artifact, write_whole
 from hfkit.data.builtin_templates import BUILTIN
 from hfkit.hub.facts import TEMPLATE, RunFacts, portable_recipe
 from hfkit.hub.files import PlannedFile, files_below
+from hfkit.hub.portable import portable_text
 from hfkit.hub.weights import trained_files
 from hfkit.models.tuned import ADAPTER, MODEL
 from hfkit.recipe import dump_recipe
@@ -48,10 +49,10 @@ def space_files(facts: RunFacts, folder: Path) -> list[PlannedFile]:
     template = facts.model.chat_template
     if template is not None and not str(template).startswith(BUILTIN):
         texts[TEMPLATE] = template.read_text(encoding="utf-8")
-    files = []
+    files, portable = [], portable_text(facts)
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / path, text)
+        write_whole(folder / path, portable(text))
         files.append(PlannedFile(path, folder / path))
     train = f"{run}/train/{ADAPTER if facts.trains_adapter else MODEL}"
     trained = [
@@ -72,7 +73,8 @@ def _marker(facts: RunFacts, stage: StageName, files: list[PlannedFile], folder:
         for file in files
     )
     (folder / below).mkdir(parents=True, exist_ok=True)
-    write_artifact(folder / below, facts.artifacts[stage].model_copy(update={"files": records}))
+    recorded = facts.artifacts[stage].model_copy(update={"files": records})
+    write_artifact(folder / below, Artifact.model_validate_json(portable_text(facts)(recorded.model_dump_json())))
     return PlannedFile(f"{below}{MARKER}", folder / below / MARKER)
 
 

@@ -15,7 +15,7 @@ from hfkit.hub.facts import RunFacts
 from hfkit.hub.files import PlannedFile, files_below
 
 if TYPE_CHECKING:
-    from hfkit.models.merging import MergeDrift
+    from hfkit.models.drift import Drift
 
 CARD = "README.md"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -28,7 +28,7 @@ class PublishedWeights:
     """The files with tokenizer, chat template and generation settings; `drift` where an adapter was merged."""
 
     files: tuple[PlannedFile, ...]
-    drift: MergeDrift | None = None
+    drift: Drift | None = None
 
 
 def published_weights(facts: RunFacts, folder: Path) -> PublishedWeights:
@@ -63,7 +63,8 @@ def trained_files(facts: RunFacts, folder: Path) -> list[PlannedFile]:
 
 
 def _merged(facts: RunFacts, folder: Path) -> PublishedWeights:
-    from hfkit.models.merging import MergeDrift, merge_adapter
+    from hfkit.models.drift import Drift
+    from hfkit.models.merging import merge_adapter
 
     merged, record = folder / "merged", folder / _MERGED
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,5 +72,5 @@ def _merged(facts: RunFacts, folder: Path) -> PublishedWeights:
         shutil.rmtree(merged, ignore_errors=True)
         drift = merge_adapter(facts.model, facts.folders["train"], merged).drift
         write_whole(record, drift.model_dump_json(indent=2) + "\n")
-    drift = MergeDrift.model_validate_json(record.read_text(encoding="utf-8"))
+    drift = Drift.model_validate_json(record.read_text(encoding="utf-8"))
     return PublishedWeights(tuple(files_below(merged, but=(CARD,))), drift)

@@ -81,9 +81,11 @@ class Published:
     def __call__(
         self, *overrides: str, verb: str = "publish", **environment: str | None
     ) -> subprocess.CompletedProcess[str]:
-        arguments = [verb, str(self.recipe), *overrides]
+        return self.hfkit(verb, str(self.recipe), *overrides, **environment)
+
+    def hfkit(self, *arguments: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
         if {"HF_ENDPOINT", "HF_HUB_OFFLINE"}.isdisjoint(environment):
-            return self._warm(arguments, self.folder, environment)
+            return self._warm(list(arguments), self.folder, environment)
         return subprocess.run(
             [sys.executable, "-m", "hfkit", *arguments],
             cwd=self.folder,
@@ -236,7 +238,7 @@ def evaluation(gates: tuple[GateResult, ...] = ()) -> EvaluateResult:
         differences=(difference,),
     )
     return EvaluateResult(
-        models={"base": "the base model", "tuned": "the tuned model"}, tasks={"answers": task}, gates=gates
+        models={"base": "the base model", "tuned": "the tuned model"}, tasks={"grounded_answers": task}, gates=gates
     )
 
 

@@ -15,6 +15,7 @@ from hfkit.hub.energy import energy_sentence, watts
 from hfkit.hub.facts import RunFacts, gather_facts
 from hfkit.hub.model_card import model_card
 from hfkit.recipe import load_recipe
+from tests.hub.conftest import evaluation, rewrite_result
 
 if TYPE_CHECKING:
     from hfkit.stage import StageName
@@ -38,12 +39,44 @@ def test_the_model_cards_metadata(run_to_publish: Published) -> None:
     assert [(r.metric_type, r.metric_value, r.dataset_split) for r in data.eval_results] == [("token_f1", 0.7, "test")]
     merged = ModelCard(model_card(facts_of(run_to_publish, "hub.weights=merged"))).data
     assert (merged["base_model_relation"], merged.library_name) == ("finetune", "transformers")
+    for weights, relation in (("adapter", "adapter"), ("merged", "finetune")):
+        of_qlora = facts_of(run_to_publish, "model.quantization=nf4", f"hub.weights={weights}")
+        assert ModelCard(model_card(of_qlora)).data["base_model_relation"] == relation
+
+
+def test_results_name_the_data_set_that_they_were_taken_on(run_to_publish: Published) -> None:
+    """The recipe's own rows, a data set of the Hub, and a file, which nobody else could find."""
+    run_to_publish.rewrite(
+        evaluate={
+            "tasks": [
+                "grounded_answers",
+                {"use": "gsm8k", "hub": "openai/gsm8k", "config": "main", "split": "test"},
+                {"use": "mmlu", "path": "mmlu.jsonl"},
+            ]
+        }
+    )
+    own = evaluation().tasks["grounded_answers"]
+    tasks = {"grounded_answers": own, "gsm8k": own.model_copy(update={"groups": 3}), "mmlu": own}
+    result = evaluation().model_copy(update={"tasks": tasks})
+    rewrite_result(Path("runs") / "tiny" / "evaluate", result.model_dump(mode="json"))
+    card = model_card(facts_of(run_to_publish))
+    results = ModelCard(card).data.eval_results
+    assert results is not None
+    assert [(r.dataset_type, r.dataset_name, r.dataset_config, r.dataset_split) for r in results] == [
+        ("tiny", "tiny, held-out documents", "grounded_answers", "test"),
+        ("openai/gsm8k", "openai/gsm8k", "main", "test"),
+    ]
+    # Rows from elsewhere say nothing of how many documents were tested.
+    assert "documents like the 10 of the test" in card
 
 
 def test_the_model_card_says_what_a_reader_asks(run_to_publish: Published) -> None:
     card = model_card(facts_of(run_to_publish))
     for said in (
         "A LoRA adapter for [ada/tiny-model](https://huggingface.co/ada/tiny-model)",
+        "- `base`: the base model\n- `tuned`: the tuned model\n",
+        "\n- rows.jsonl: 40 of 40 rows; ",
+        "| method | supervised fine-tuning, LoRA, rank 4, alpha 8 |",
         "+0.300 … +0.700",
         "0.0010",
         "30 examples from 30 documents or groups; 10 examples from 10 other ones were kept out",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -116,6 +117,27 @@ def test_a_repository_that_is_deleted_half_way_is_made_anew_by_a_rerun(run_to_pu
     assert "run `hfkit publish` again, which creates it anew" in done.stderr
     assert run_to_publish().returncode == 0
     assert len(hub.repositories["model", "ada/reader"].commits) == 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(r"^PUT /lfs/", 403), Fault(r"^POST .*/commit/second$", 500), Fault(r"^POST .*/branch/second$", "lose")],
+    ids=["upload", "commit", "branch"],
+)
+def test_a_new_branch_that_was_left_at_mains_files_is_gone_on_with(run_to_publish: Published, fault: Fault) -> None:
+    hub = run_to_publish.hub
+    main = hub.create("model", "ada/reader", private=True).push({"notes.md": b"of somebody else"})
+    hub.faults.append(replace(fault))
+    done = run_to_publish("hub.branch=second")
+    assert done.returncode in (1, 2), done.stderr
+    repository = hub.repositories["model", "ada/reader"]
+    assert repository.head("second") is main
+    again = run_to_publish("hub.branch=second")
+    assert again.returncode == 0, again.stderr
+    assert repository.head("second").parent == main.oid
+    assert repository.head() is main
+    # What was on main is not this run's, and stays where it is not replaced.
+    assert {"notes.md", "adapter_model.safetensors"} <= set(repository.head("second").files)
 
 
 def test_a_hub_that_is_away_is_said(run_to_publish: Published) -> None:

@@ -13,7 +13,7 @@ from tests.hub.conftest import BASE, READ_TOKEN, TOKEN, evaluation, rewrite_resu
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Published
-    from tests.hub.hub_server import Repository
+    from tests.hub.hub_repositories import Repository
 
 SECRET = "ghp_" + "Zk9" * 12
 GATE = GateResult(gate="tuned.token_f1 >= 0.9", at_least=0.6, needed=0.9, holds=False)
@@ -161,6 +161,53 @@ def test_the_commits_of_somebody_else_are_refused_unless_told_otherwise(run_to_p
     assert repository.head().files["notes.md"].content == b"mine"
     # Now that commit is one of this run.
     assert run_to_publish("hub.language=[fr]").returncode == 0
+
+
+def test_what_is_not_on_the_hub_any_more_is_published_again(run_to_publish: Published) -> None:
+    overrides = ("hub.branch=second", "hub.tag=v1")
+    assert run_to_publish(*overrides).returncode == 0
+    # Theirs beside ours: all that was published is there still.
+    published(run_to_publish).push({"notes.md": b"mine"}, branch="second")
+    del published(run_to_publish).tags["v1"]
+    beside = run_to_publish(*overrides)
+    assert beside.returncode == 0, beside.stderr
+    assert "publish: model ada/reader: second moved on from" in beside.stderr
+    assert "model ada/reader: holds all of it already" in beside.stderr
+    kept = run_to_publish(*overrides)
+    assert (kept.returncode, "publish: nothing changed, kept" in kept.stderr) == (0, True)
+    del published(run_to_publish).tags["v1"]
+    assert run_to_publish(*overrides).returncode == 0
+    assert "v1" in published(run_to_publish).tags
+    # The branch is gone, then all of it.
+    published(run_to_publish).tags.clear()
+    del published(run_to_publish).branches["second"]
+    assert "the branch second is not there any more" in run_to_publish(*overrides).stderr
+    run_to_publish.hub.delete("model", "ada/reader")
+    again = run_to_publish(*overrides)
+    assert again.returncode == 0, again.stderr
+    assert "publish: model ada/reader is not on the Hub any more; the stage is run again" in again.stderr
+    assert "README.md" in published(run_to_publish).head("second").files
+
+
+def test_a_card_that_somebody_edited_is_said_though_the_run_changed_nothing(run_to_publish: Published) -> None:
+    assert run_to_publish().returncode == 0
+    theirs = published(run_to_publish).push({"README.md": b"better"})
+    refused = run_to_publish()
+    assert refused.returncode == 1
+    assert f"the newest commit on main is {theirs.oid[:10]}, which this run did not make" in refused.stderr
+    assert published(run_to_publish).head() is theirs
+
+
+def test_nothing_is_published_where_one_of_several_repositories_is_refused(run_to_publish: Published) -> None:
+    run_to_publish.hub.create("model", "ada/reader", private=True).push({"notes.md": b"mine"})
+    for overrides, code, said in (
+        (["hub.dataset=ada/rows"], 1, "model ada/reader: the newest commit on main is"),
+        (["hub.dataset=ada/rows", "hub.tag=v1", "hub.despite=[unknown_commits]"], 2, "v1 is a tag of model ada/reader"),
+    ):
+        published(run_to_publish).tags["v1"] = published(run_to_publish).head().oid
+        refused = run_to_publish(*overrides)
+        assert (refused.returncode, said in refused.stderr) == (code, True), refused.stderr
+        assert ("dataset", "ada/rows") not in run_to_publish.hub.repositories
 
 
 def test_private_is_never_published_to_a_public_repository(run_to_publish: Published) -> None:
