@@ -82,5 +82,15 @@ def require_gpu_for_fsdp() -> None:
         )
 
 
+def weights_are_divided() -> bool:
+    """Whether the launcher was asked to divide the weights over its processes: FSDP, or DeepSpeed ZeRO-3.
+
+    Where the stage of ZeRO stands in DeepSpeed's own file and not in Accelerate's, it is taken to be 3.
+    """
+    return _asked_for("FSDP") or (
+        _asked_for("DEEPSPEED") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3") == "3"
+    )
+
+
 def _asked_for(what: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"

@@ -77,6 +77,13 @@ class MemoryReport:
             f"at once: {batch.lines} x {batch.length} tokens"
             + ("" if self.rows.known else "; rows are taken to be as long as data.max_length allows, until data is run")
         ]
+        if self.devices.spreads_weights and self.setting.quantization is None:
+            # As hfkit.models.trainable loads it.
+            copy = self.parameters * (4 if self.setting.adapter is None else self.setting.number_bytes)
+            said.append(
+                f"while it is loaded, each process holds the whole model in the memory of its machine: "
+                f"{self.devices.count} x {_gib(copy)} GiB"
+            )
         if self.family not in MEASURED_FAMILIES:
             said.append(f"activations of the family {self.family} are estimated as those of a Llama of its sizes")
         return said
@@ -127,7 +134,7 @@ def _setting(recipe: Recipe, rows: Rows, devices: Devices) -> Setting:
     assert recipe.model is not None and recipe.train is not None
     half = _is_half(recipe.model.precision, devices)
     end_to_end = half and devices.kind == "gpu" and find_spec("flash_attn") is not None
-    batch = largest_batch(recipe, rows, devices.kind, end_to_end=end_to_end)
+    batch = largest_batch(recipe, rows, devices.kind, half=half, end_to_end=end_to_end)
     return Setting(
         batch=batch,
         number_bytes=2 if half else 4,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfkit.errors import RequestError
+from hfkit.launched import weights_are_divided
 from hfkit.models.adapters import continue_adapter, find_adapter, read_adapter_config, with_new_adapter
 from hfkit.models.base_identity import require_same_base
 from hfkit.models.loading import load_model
@@ -28,15 +29,17 @@ def trainable_model(settings: ModelSection) -> tuple[PreTrainedModel, Resolved]:
     if settings.adapter is None:
         if settings.quantization is not None:
             raise RequestError("model.quantization: quantised weights cannot be trained themselves; give model.adapter")
-        return load_model(settings, master_weights=True)
+        return load_model(settings, master_weights=True, on_cpu=weights_are_divided())
+    # A model whose weights are to be divided may fit no GPU whole. Quantised ones are made on their GPU.
+    on_cpu = settings.quantization is None and weights_are_divided()
     start = settings.adapter.start_from
     if start is None:
-        model, precision = load_model(settings)
+        model, precision = load_model(settings, on_cpu=on_cpu)
         return with_new_adapter(model, settings.adapter), precision
     # All that can be said of the adapter is said before the base is loaded.
     place = find_adapter(start)
     _require_same_settings(settings.adapter, read_adapter_config(place), start)
-    model, precision = load_model(settings)
+    model, precision = load_model(settings, on_cpu=on_cpu)
     require_same_base(model.config, place)
     return continue_adapter(model, settings.adapter, place), precision
 

@@ -225,4 +225,4 @@ class SaveCheckpoints(TrainerCallback):
         if settings.keep_checkpoints != 0 or best == step:
             self.weights.keep(folder, step, whole)
         seal_checkpoint(partial, folder / CHECKPOINTS, step, counted)
-        rotate_kept(folder, settings.keep_checkpoints, best)
+        rotate_kept(folder, settings.keep_checkpoints, best, guarded_to=step if settings.divergence_guard else None)

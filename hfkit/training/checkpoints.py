@@ -72,12 +72,42 @@ def put_in_place(partial: Path, target: Path) -> None:
 
 def newest_whole_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose files are all as they were written. Damaged ones are named through `say`."""
-    for checkpoint in _newest_first(folder):
-        fault = _fault(checkpoint)
+    found = _newest_first(folder)
+    for number, checkpoint in enumerate(found, start=1):
+        fault = what_is_damaged(checkpoint)
         if fault is None:
             return checkpoint
-        say(f"  {checkpoint.name} is damaged ({fault}); the one before it is taken")
+        then = "the one before it is looked at" if number < len(found) else "no whole checkpoint is left"
+        say(f"  {checkpoint.name} is damaged ({fault}); {then}")
     return None
+
+
+def what_is_damaged(checkpoint: Path) -> str | None:
+    """What is wrong with it, in words; None if it is whole."""
+    try:
+        manifest = CheckpointManifest.model_validate_json((checkpoint / MANIFEST).read_bytes())
+    except OSError:
+        return f"{MANIFEST} is missing"
+    except ValidationError:
+        return f"{MANIFEST} cannot be read"
+    if manifest.step != step_of(checkpoint):
+        return f"{MANIFEST} is that of step {manifest.step}"
+    for name, sha256 in manifest.files.items():
+        try:
+            if file_sha256(checkpoint / name) != sha256:
+                return f"{name} is not what was written"
+        except OSError:
+            return f"{name} is missing"
+    return None
+
+
+def set_aside_after(folder: Path, step: int) -> None:
+    """Take their names from the checkpoints of later steps, damaged ones, so that none of them is taken for the newest
+    while the run makes its own again."""
+    for checkpoint in (each for each in _newest_first(folder) if step_of(each) > step):
+        aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
 
 
 def read_state(checkpoint: Path) -> TrainingState:
@@ -95,25 +125,6 @@ def step_of(checkpoint: Path) -> int:
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"), key=step_of, reverse=True)
-
-
-def _fault(checkpoint: Path) -> str | None:
-    """What is wrong with it, in words; None if it is whole."""
-    try:
-        manifest = CheckpointManifest.model_validate_json((checkpoint / MANIFEST).read_bytes())
-    except OSError:
-        return f"{MANIFEST} is missing"
-    except ValidationError:
-        return f"{MANIFEST} cannot be read"
-    if manifest.step != step_of(checkpoint):
-        return f"{MANIFEST} is that of step {manifest.step}"
-    for name, sha256 in manifest.files.items():
-        try:
-            if file_sha256(checkpoint / name) != sha256:
-                return f"{name} is not what was written"
-        except OSError:
-            return f"{name} is missing"
-    return None
 
 
 def _files(folder: Path) -> Iterator[Path]:

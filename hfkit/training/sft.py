@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from hfkit.data.prepared import open_sequences
 from hfkit.errors import RequestError
 from hfkit.launched import require_as_asked
+from hfkit.memory.batches import tokens_at_once
 from hfkit.models.loading import load_renderer
 from hfkit.models.precision import Resolved
 from hfkit.models.trainable import trainable_model
+from hfkit.noticeboard import NoticeBoard
 from hfkit.processes import current_processes
 from hfkit.quiet import quiet_libraries
 from hfkit.recipe import TrainSection
@@ -29,11 +31,6 @@ if TYPE_CHECKING:
 
     from hfkit.training.course import Course
     from hfkit.training.sampling import PlannedSteps
-
-# Tokens that one forward and backward pass may hold: what fills the cores or the GPU, and what memory allows. On a CPU,
-# 2,000 tokens of a 135M model take about 3 GiB and passes half as large are a third slower.
-_TOKENS_AT_ONCE_CPU = 2048
-_TOKENS_AT_ONCE_GPU = 16384
 
 
 def train(context: StageContext) -> TrainResult:
@@ -63,7 +60,7 @@ def _train(context: StageContext) -> TrainResult:
     from hfkit.training.callbacks import EndInTime, SaveCheckpoints, Validate, WatchSteps
     from hfkit.training.collation import CollateTrainedPositions
     from hfkit.training.course import Course
-    from hfkit.training.determinism import determinism_in_words
+    from hfkit.training.determinism import conditions_here, determinism_in_words
     from hfkit.training.kernels import compile_layers, require_liger
     from hfkit.training.layout import choose_layout
     from hfkit.training.loss import TrainedTokenLoss
@@ -88,9 +85,9 @@ def _train(context: StageContext) -> TrainResult:
 
     with quiet_libraries():
         rows = open_sequences(context.upstream["data"], "train", folder / ".cache")
-        tokens_at_once = _TOKENS_AT_ONCE_GPU if torch.cuda.is_available() else _TOKENS_AT_ONCE_CPU
-        rows, validation = keep_out(rows, context.upstream["data"], settings, recipe.seed, renderer, tokens_at_once)
-        plan_with = partial(_planned_steps, rows["length"][:], settings, recipe.seed, tokens_at_once)
+        at_once = tokens_at_once("gpu" if torch.cuda.is_available() else "cpu", half=precision.is_half)
+        rows, validation = keep_out(rows, context.upstream["data"], settings, recipe.seed, renderer, at_once)
+        plan_with = partial(_planned_steps, rows["length"][:], settings, recipe.seed, at_once)
         chosen = choose_layout(
             recipe.data.packing,
             model,
@@ -108,7 +105,9 @@ def _train(context: StageContext) -> TrainResult:
             recipe, partial_checkpoint, micro_batches=plan.micro_batches_a_step, steps=steps, precision=precision
         )
 
-    checkpoint, state = where_to_go_on(folder, progress, processes)
+    conditions = conditions_here(processes=processes.world_size, precision=precision.precision)
+    board = NoticeBoard.of(processes) if processes.are_many else None
+    checkpoint, state = where_to_go_on(folder, progress, processes, conditions, board)
     trackers = start_trackers(recipe, folder, read_metrics(folder / METRICS), progress.say) if processes.is_main else []
     course = Course(settings, folder, state, trackers, processes.is_main)
     weights = TrainedWeights(model, renderer.tokenizer, renderer.stop_ids)
@@ -180,8 +179,8 @@ def _train(context: StageContext) -> TrainResult:
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in model.parameters()),
         continued_from_step=0 if checkpoint is None else step_of(checkpoint),
-        deterministic=determinism_in_words(processes=processes.world_size, limited_by_time=course.stopped_by == "time"),
-        threads=torch.get_num_threads(),
+        deterministic=determinism_in_words(state.parts, limited_by_time=course.stopped_by == "time"),
+        threads=conditions.threads,
         processes=processes.world_size,
     )
 

@@ -2,9 +2,52 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from hfkit.training.guard import BEFORE, JUDGED
+
+
+class Conditions(BaseModel):
+    """What the last digits of the weights depend on beside the recipe and the data.
+
+    Attributes:
+        threads: that each process computes with.
+        processes: that share each step.
+        precision: that of the computation.
+        device: the kind of GPU or processor.
+        versions: of the packages that results depend on.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    threads: int
+    processes: int
+    precision: str
+    device: str
+    versions: dict[str, str]
+
+    def changes(self, later: Conditions) -> list[str]:
+        """In which way `later` is another, in words that follow "with"."""
+        pairs = {
+            "threads": (self.threads, later.threads),
+            "processes": (self.processes, later.processes),
+            "precision": (self.precision, later.precision),
+            "device": (self.device, later.device),
+            **{
+                name: (self.versions.get(name, "none"), later.versions.get(name, "none"))
+                for name in sorted(self.versions.keys() | later.versions.keys())
+            },
+        }
+        return [f"{name} {now} instead of {was}" for name, (was, now) in pairs.items() if was != now]
+
+
+class Part(BaseModel):
+    """What one process, or those of one launch, did of a run: the steps after `after_step`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    after_step: int
+    conditions: Conditions
 
 
 class TrainingState(BaseModel):
@@ -18,8 +61,7 @@ class TrainingState(BaseModel):
         window_loss, window_steps, window_tokens, window_seconds: summed up since the last line of metrics.jsonl.
         best_value, best_step: of the validation metric that is watched.
         without_gain: validations since the best one.
-        threads: of the process that wrote the checkpoint.
-        processes: that shared each step.
+        parts: of the run, a new one where it went on under other conditions.
     """
 
     seconds: float = 0.0
@@ -33,8 +75,7 @@ class TrainingState(BaseModel):
     best_value: float | None = None
     best_step: int | None = None
     without_gain: int = 0
-    threads: int = 0
-    processes: int = 1
+    parts: list[Part] = []
 
     def count_step(self, loss: float, tokens: int, seconds: float) -> None:
         self.tokens += tokens
@@ -43,6 +84,13 @@ class TrainingState(BaseModel):
         self.window_steps += 1
         self.window_tokens += tokens
         self.window_seconds += seconds
+
+    def go_on(self, step: int, conditions: Conditions) -> list[str]:
+        """From `step` on these conditions hold. In which way they are others than before, in words."""
+        changed = self.parts[-1].conditions.changes(conditions) if self.parts else []
+        if changed or not self.parts:
+            self.parts = [*self.parts, Part(after_step=step, conditions=conditions)]
+        return changed
 
     def empty_window(self) -> None:
         self.window_loss, self.window_steps, self.window_tokens, self.window_seconds = 0.0, 0, 0, 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -118,9 +120,19 @@ class TrainedPositionsTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    @contextmanager
+    def number_format(self) -> Iterator[None]:
+        """Within: the model computes in the number format of training, whichever of its methods is called.
+
+        Accelerate casts in the forward pass of the outermost module, from the first step on. Before that, and where
+        Transformers generates with what stands inside an adapter, nothing would.
+        """
+        with self.accelerator.autocast(), self.compute_loss_context_manager():
+            yield
+
     def summed_loss(self, batch: dict[str, Any]) -> float:
         """The sum of the losses of a batch's trained tokens, in the number format of training, without gradients."""
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.number_format():
             one = torch.ones((), device=self.args.device)
             loss = self.compute_loss(self.model_wrapped, self._prepare_inputs(batch), num_items_in_batch=one)
         assert isinstance(loss, torch.Tensor)

@@ -134,7 +134,7 @@ class Validation:
             return {}, ()
         from hfkit.evaluation.generation import generate
 
-        with trainer.compute_loss_context_manager():
+        with trainer.number_format():
             answers = generate(
                 cast("PreTrainedModel", trainer.model),
                 self.renderer,

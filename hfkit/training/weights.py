@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hfkit.models.tuned import save_tuned
 from hfkit.training.checkpoints import put_in_place
+from hfkit.training.guard import JUDGED
 
 if TYPE_CHECKING:
     import torch
@@ -73,16 +74,40 @@ def kept_steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix(_PREFIX)) for path in (folder / KEPT).glob(f"{_PREFIX}*"))
 
 
-def rotate_kept(folder: Path, keep: int | Literal["all"], best: int | None) -> None:
-    """Remove all but the newest `keep`, and the best."""
+def rotate_kept(folder: Path, keep: int | Literal["all"], best: int | None, guarded_to: int | None = None) -> None:
+    """Remove all but the newest `keep`, and the best.
+
+    Args:
+        guarded_to: the last step of a run that goes on under the guard: what the guard may send the user back to stays
+            as well.
+    """
     if keep == "all":
         return
     steps = kept_steps(folder)
-    for step in steps[: max(len(steps) - keep, 0)]:
-        if step != best:
+    needed = {best, *steps[max(len(steps) - keep, 0) :]}
+    if guarded_to is not None and keep > 0:
+        # The next judgement may find that the loss left its course at any of the steps that it looks at. What will be
+        # the newest from before them, later on, must be there too.
+        before = [step for step in steps if step <= guarded_to - JUDGED]
+        needed |= {*before[-1:], *steps[len(before) : len(before) + 1]}
+    for step in steps:
+        if step not in needed:
             shutil.rmtree(kept_weights(folder, step))
     if steps and not kept_steps(folder):
         (folder / KEPT).rmdir()
+
+
+def set_kept_aside(folder: Path) -> Path | None:
+    """Move all that were kept to a folder that says whose they are, and give it; None where none were."""
+    if not kept_steps(folder):
+        return None
+    name, number = f"{KEPT}-of-the-interrupted-run", 1
+    aside = folder / name
+    while aside.exists():
+        number += 1
+        aside = folder / f"{name}-{number}"
+    (folder / KEPT).rename(aside)
+    return aside
 
 
 def forget_kept_after(folder: Path, step: int) -> None:

@@ -158,10 +158,9 @@ def test_with_checkpointing_the_forward_pass_keeps_what_goes_into_each_layer() -
 
 
 def test_the_plan_knows_what_training_takes_at_once() -> None:
-    """The plan imports no PyTorch, so it keeps its own copy of three figures."""
-    from hfkit.memory.batches import LENGTH_STEP, TOKENS_AT_ONCE
-    from hfkit.training import loss, microbatches, sft
+    """The plan imports no PyTorch, so it keeps its own copy of two figures."""
+    from hfkit.memory.batches import LENGTH_STEP
+    from hfkit.training import loss, microbatches
 
     assert LOGITS_AT_ONCE == loss._CHUNK_NUMBERS
     assert LENGTH_STEP == microbatches.LENGTH_STEP
-    assert TOKENS_AT_ONCE == {"cpu": sft._TOKENS_AT_ONCE_CPU, "gpu": sft._TOKENS_AT_ONCE_GPU}

@@ -187,6 +187,7 @@ def test_check_plans_a_70b_on_eight_gpus_from_its_config_alone(tiny_recipe: Reci
     assert 16.4 + 3 < report.plan.weights / GIBIBYTE < 16.4 + 9
     assert not report.fits
     said = "\n".join(report.lines())
+    assert "each process holds the whole model in the memory of its machine: 8 x 131.4 GiB" in said
     assert "what to change" in said and "train.gradient_checkpointing=true" in said
     assert report.advice[-1].total <= 80 * GIBIBYTE
 

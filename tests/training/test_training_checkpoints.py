@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfkit.errors import WorkError
-from hfkit.training.checkpoints import MANIFEST, PARTIAL, STATE, newest_whole_checkpoint, read_state, seal_checkpoint
+from hfkit.training.checkpoints import (
+    MANIFEST,
+    PARTIAL,
+    STATE,
+    newest_whole_checkpoint,
+    read_state,
+    seal_checkpoint,
+    set_aside_after,
+)
 from hfkit.training.state import TrainingState
 
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "sub/file")
@@ -65,7 +73,7 @@ def test_a_damaged_one_is_named_and_the_one_before_it_taken(tmp_path: Path, name
     said = Said()
     assert newest_whole_checkpoint(tmp_path, said) == older
     (line,) = said
-    assert "checkpoint-20 is damaged" in line
+    assert "checkpoint-20 is damaged" in line and "the one before it is looked at" in line
     assert name in line or (name == MANIFEST and "is not what was written" in line)
     shutil.rmtree(older)
     assert newest_whole_checkpoint(tmp_path, Said()) is None
@@ -75,7 +83,19 @@ def test_one_under_another_ones_name_is_not_taken(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 20).rename(tmp_path / "checkpoint-30")
     said = Said()
     assert newest_whole_checkpoint(tmp_path, said) is None
-    assert said == ["  checkpoint-30 is damaged (checkpoint.json is that of step 20); the one before it is taken"]
+    assert said == ["  checkpoint-30 is damaged (checkpoint.json is that of step 20); no whole checkpoint is left"]
+
+
+def test_damaged_ones_are_not_taken_for_the_newest_while_the_run_goes_on(tmp_path: Path) -> None:
+    for step in (10, 18, 20):
+        write_checkpoint(tmp_path, step)
+    for step in (18, 20):
+        (tmp_path / f"checkpoint-{step}" / FILES[0]).write_bytes(b"")
+    set_aside_after(tmp_path, 0)
+    for step in (2, 4, 6):
+        write_checkpoint(tmp_path, step)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    assert newest_whole_checkpoint(tmp_path, Said()) == tmp_path / "checkpoint-6"
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:

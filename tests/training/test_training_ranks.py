@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed import HashStore
 
-from hfkit.errors import RequestError
+from hfkit.errors import RequestError, WorkError
+from hfkit.noticeboard import FailedElsewhere, NoticeBoard
 from hfkit.processes import Processes
 from hfkit.progress import Progress
 from hfkit.training.checkpoints import seal_checkpoint
 from hfkit.training.collation import IGNORED, CollateTrainedPositions, Layout, TrainingRow, is_empty
+from hfkit.training.determinism import conditions_here
 from hfkit.training.isolation import token_losses
 from hfkit.training.microbatches import FILLER
 from hfkit.training.resuming import where_to_go_on
@@ -201,6 +205,8 @@ def test_another_number_of_processes_goes_on_with_the_same_steps(
     main, other = [process.wait() for process in processes]
     assert main.code == other.code == 0, main.err + other.err
     assert "1 processes shared each step so far, from now on 2 do" in main.err
+    promised = json.loads(Path("runs/tiny/train/artifact.json").read_text())["result"]["deterministic"]
+    assert promised.startswith("none: the run was interrupted") and "processes 2 instead of 1" in promised
     lines = [json.loads(line) for line in Path("runs/tiny/train/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["split"] == "train"]
     assert losses == pytest.approx([line["loss"] for line in expected], rel=1e-5)
@@ -211,9 +217,49 @@ def test_a_checkpoint_in_parts_wants_as_many_processes(part: str, workplace: Pat
     partial = workplace / ".checkpoints" / ".partial"
     (partial / part).parent.mkdir(parents=True)
     (partial / part).write_bytes(b"weights of a process")
-    seal_checkpoint(partial, workplace / ".checkpoints", 4, TrainingState(processes=2))
+    written_by = conditions_here(processes=2, precision="fp32")
+    state = TrainingState()
+    state.go_on(0, written_by)
+    seal_checkpoint(partial, workplace / ".checkpoints", 4, state)
     for count in (1, 4):
+        own = conditions_here(processes=count, precision="fp32")
         with pytest.raises(RequestError, match="2 processes have written its parts"):
-            where_to_go_on(workplace, Progress(quiet=True), Processes(0, count, 0))
-    checkpoint, _ = where_to_go_on(workplace, Progress(quiet=True), Processes(0, 2, 0))
+            where_to_go_on(workplace, Progress(quiet=True), Processes(0, count, 0), own)
+    checkpoint, _ = where_to_go_on(workplace, Progress(quiet=True), Processes(0, 2, 0), written_by)
     assert checkpoint is not None and checkpoint.name == "checkpoint-4"
+
+
+def two_go_on(folders: tuple[Path, Path]) -> list[Path | BaseException | None]:
+    """What each of two processes, which see `folders`, goes on from, or why it cannot."""
+    store = HashStore()
+
+    def go_on(rank: int) -> Path | BaseException | None:
+        processes = Processes(rank, 2, rank)
+        board = NoticeBoard(processes, store)
+        try:
+            own = conditions_here(processes=2, precision="fp32")
+            return where_to_go_on(folders[rank], Progress(quiet=True), processes, own, board)[0]
+        except (WorkError, FailedElsewhere) as error:
+            board.first_to_fail()
+            return error
+
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(go_on, range(2)))
+
+
+def test_all_processes_go_on_from_the_checkpoint_that_the_main_one_chose(workplace: Path) -> None:
+    for folder in ("first", "second"):
+        for step in (4, 6):
+            partial = workplace / folder / ".checkpoints" / ".partial"
+            partial.mkdir(parents=True)
+            (partial / "optimizer.pt").write_bytes(b"numbers")
+            seal_checkpoint(partial, workplace / folder / ".checkpoints", step, TrainingState())
+    first, second = workplace / "first", workplace / "second"
+    assert two_go_on((first, first)) == [first / ".checkpoints/checkpoint-6"] * 2
+    # Each for itself, they would part ways: the first can read step 4 only, the second has both.
+    (first / ".checkpoints/checkpoint-6/optimizer.pt").write_bytes(b"damaged")
+    assert two_go_on((first, second)) == [each / ".checkpoints/checkpoint-4" for each in (first, second)]
+    (second / ".checkpoints/checkpoint-4/optimizer.pt").write_bytes(b"damaged")
+    main, other = two_go_on((first, second))
+    assert isinstance(main, FailedElsewhere) and isinstance(other, WorkError)
+    assert "process 1 cannot go on from" in str(other) and "optimizer.pt is not what was written" in str(other)

@@ -241,7 +241,7 @@ def test_a_small_budget_gives_some_steps_more_micro_batches_than_others(
 ) -> None:
     rows = make_rows(40, turns=2)
     whole = train_on(rows, train=MANY)
-    monkeypatch.setattr(sft, "_TOKENS_AT_ONCE_CPU", 256)
+    monkeypatch.setattr(sft, "tokens_at_once", lambda kind, half: 256)
     cut = train_on(rows, train=MANY)
     assert (whole.result.micro_batches, cut.result.micro_batches) == (1, 3)
     assert_same(whole.weights, cut.weights, 1e-5)

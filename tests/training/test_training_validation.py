@@ -129,6 +129,22 @@ def test_the_validation_loss_is_that_of_the_trained_tokens(
     assert lines[-1]["loss"] == pytest.approx(sum(losses) / len(losses), abs=2e-4)
 
 
+@pytest.mark.parametrize("decoded_by", ["hfkit", "transformers"])
+def test_an_adapter_is_validated_in_half_precision(
+    train_on: TrainOn, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch, decoded_by: str
+) -> None:
+    """Before the first step too, where nothing casts for the Trainer yet, and inside of what it casts for."""
+    if decoded_by == "transformers":
+        monkeypatch.setattr("hfkit.evaluation.generation.can_share", lambda model: False)
+    sections: dict[str, Any] = {"model": {"precision": "bf16", "adapter": {"rank": 4, "alpha": 8}}}
+    trained = train_on(make_rows(24), **sections, train={**TRAIN, "validation": REPLIES, "max_steps": 4})
+    lines = [line for line in trained.lines if line["split"] == "validation"]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(0 < line["loss"] < 20 for line in lines)
+    samples = [json.loads(line) for line in (trained.folder / "samples.jsonl").read_text("utf-8").splitlines()]
+    assert all(sample["failed"] is None for sample in samples)
+
+
 def test_samples_are_kept_with_their_step(train_on: TrainOn, make_rows: MakeRows) -> None:
     trained = train_on(make_rows(24), train={**TRAIN, "validation": REPLIES})
     samples = [json.loads(line) for line in (trained.folder / "samples.jsonl").read_text("utf-8").splitlines()]
