@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 HarnessScores = dict[str, dict[str, tuple[float, float | None]]]
 """Task -> metric -> value and standard error, None where the harness gives none."""
 
-_CODE = "!function"
 # For the standard errors of metrics that are no means of rows, such as F1.
 _RESAMPLES = 1000
 
@@ -48,7 +47,7 @@ class Harness:
     """The harness, ready to ask one model after another.
 
     Raises:
-        RequestError: it is not installed, a task is unknown, or task files name Python functions and `allow_code` is
+        RequestError: it is not installed, a task is unknown, or there are task files in a folder and `allow_code` is
             False. That comes before any model need be loaded.
     """
 
@@ -59,7 +58,13 @@ class Harness:
             if not section.include_path.is_dir():
                 raise RequestError(f"evaluate.harness.include_path: {section.include_path} is no folder")
             if not allow_code:
-                _refuse_code(section)
+                # Not only `!function` runs: templates are rendered outside of a sandbox, a file may include others from
+                # anywhere, and a metric that the harness does not know is loaded as a Python module.
+                raise RequestError(
+                    f"evaluate.harness.include_path: task files of lm-evaluation-harness can run code (functions, "
+                    "templates, included files, metrics); set allow_code: true in the recipe if you trust all files in "
+                    f"{section.include_path}"
+                )
         self._manager = _manager(section)
 
     def scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> HarnessScores:
@@ -182,12 +187,3 @@ def _load(manager: TaskManager, section: HarnessSection, seed: int) -> dict[str,
             task.set_config(key="num_fewshot", value=section.num_fewshot or 0)
         task.set_fewshot_seed(seed=seed)
     return loaded
-
-
-def _refuse_code(section: HarnessSection) -> None:
-    for path in section.files():
-        if path.suffix in (".yaml", ".yml") and _CODE in path.read_text(encoding="utf-8", errors="replace"):
-            raise RequestError(
-                f"{path}: names Python functions ({_CODE}), which would be run; set allow_code: true in the recipe if "
-                "you trust that file"
-            )

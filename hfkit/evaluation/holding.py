@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from hfkit.evaluation.fewest_groups import fewest_groups
 from hfkit.evaluation.result import GateResult
 from hfkit.evaluation.statistics import Resampled, bound
 
@@ -26,7 +27,8 @@ def held(
     upper = relation == "<="
     found = bound(resampled, model, reference, confidence=confidence, upper=upper)
     holds = found is not None and (found <= margin if upper else found >= margin)
-    return GateResult(gate=gate, at_least=found, needed=margin, holds=holds)
+    why = None if found is not None else why_no_bound(resampled.groups, confidence, "test documents (groups of rows)")
+    return GateResult(gate=gate, at_least=found, needed=margin, holds=holds, why=why)
 
 
 def held_not_worse(
@@ -37,3 +39,11 @@ def held_not_worse(
     if resampled.measured.metric.higher_is_better:
         return held(gate, resampled, model, reference, relation=">=", margin=-by, confidence=confidence)
     return held(gate, resampled, model, reference, relation="<=", margin=by, confidence=confidence)
+
+
+def why_no_bound(groups: int, confidence: float, unit: str) -> str:
+    """Why a gate has no bound, in words; `unit` is what the groups are, in the plural."""
+    least = fewest_groups(confidence, sides=1)
+    if groups < least:
+        return f"a confidence of {confidence:g} takes at least {least} {unit}, and there are {groups}"
+    return f"the metric has no value on too many draws of the {groups} {unit}"

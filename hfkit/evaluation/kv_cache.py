@@ -47,8 +47,10 @@ class Cached:
 
     def layers(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The keys and the values of each layer."""
+        from hfkit.evaluation.growing_layer import GrowingLayer
+
         for layer in self.cache.layers:
-            assert layer.keys is not None and layer.values is not None
+            assert isinstance(layer, GrowingLayer) and layer.keys is not None and layer.values is not None
             yield layer.keys, layer.values
 
     def bytes_a_token(self) -> int:

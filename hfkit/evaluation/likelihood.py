@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isinf, isnan
 from typing import TYPE_CHECKING, Literal
 
 from hfkit.data.conversation import Conversation, Turn
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LikelihoodRow = ChoiceRow | TextRow | PreferenceRow
+
+INFINITE = "the model gives a token of the text a probability of 0, so its log-likelihood is no number"
 
 _READ_TOGETHER = 16
 
@@ -179,8 +182,10 @@ def _answer(
     answer = tuple(
         _of(size, [done[part] for part in pieces], [parts[part] for part in pieces]) for size, pieces in texts
     )
-    if any(one.log_likelihood != one.log_likelihood for one in answer):
+    if any(isnan(one.log_likelihood) for one in answer):
         return Failed(reason=NAN)
+    if any(isinf(one.log_likelihood) for one in answer):
+        return Failed(reason=INFINITE)
     return Likelihoods(of=answer)
 
 

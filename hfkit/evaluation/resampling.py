@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from hfkit.evaluation.fewest_groups import fewest_groups
 from hfkit.evaluation.metric import Numbers
 
 RESAMPLES = 10_000
@@ -68,8 +69,11 @@ def permutation(value: Value, first: Numbers, second: Numbers, seed: int) -> flo
     return (as_large + 1) / (RESAMPLES + 1)
 
 
-def interval_of(draws: NDArray[np.float64], groups: int, confidence: float) -> tuple[float, float]:
-    """The two-sided interval from the bootstrap's draws that have a value, at least one of them."""
+def interval_of(draws: NDArray[np.float64], groups: int, confidence: float) -> tuple[float, float] | None:
+    """The two-sided interval from the bootstrap's draws that have a value, at least one of them; None where there are
+    fewer groups than it takes to be that sure."""
+    if groups < fewest_groups(confidence, sides=2):
+        return None
     level = _level((1 - confidence) / 2, groups)
     low, high = np.nanquantile(draws, [level, 1 - level])
     return float(low), float(high)
@@ -79,8 +83,10 @@ def bound_of(draws: NDArray[np.float64], groups: int, confidence: float, *, uppe
     """What the value is at least, or with `upper` at most, with one-sided confidence.
 
     A draw without a value could have been any, so it is taken for the worst. None where there are so many of them that
-    nothing can be said.
+    nothing can be said, or fewer groups than it takes to be that sure.
     """
+    if groups < fewest_groups(confidence, sides=1):
+        return None
     level = _level(1 - confidence, groups)
     lost = np.isnan(draws)
     if lost.sum() > level * (len(draws) - 1):
@@ -97,8 +103,6 @@ def _level(share: float, groups: int) -> float:
     resampling n groups gives a spread too small by sqrt((n - 1) / n). Hesterberg 2015 (The American Statistician 69(4),
     section 4.4) widens them by what the t-distribution with n - 1 degrees of freedom says for a mean.
     """
-    if groups < 2:
-        return share
     from scipy.stats import t
 
     return NormalDist().cdf(sqrt(groups / (groups - 1)) * float(t.ppf(share, groups - 1)))

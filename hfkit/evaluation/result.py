@@ -15,8 +15,9 @@ class _Found(BaseModel):
 
 
 class Score(_Found):
-    """A metric's value over `rows` rows in `groups` groups; `interval` holds it with the result's confidence. None
-    where there is no value (no row is scored, or it is not a number)."""
+    """A metric's value over `rows` rows in `groups` groups; `interval` holds it with the result's confidence, and is
+    None where there are too few groups for that. Both are None where there is no value (no row is scored, or it is not
+    a number)."""
 
     value: float | None
     interval: tuple[float, float] | None
@@ -29,7 +30,8 @@ class Difference(_Found):
 
     Attributes:
         difference: model - reference, in units of the metric.
-        interval: holds the difference with the result's confidence; paired bootstrap over groups.
+        interval: holds the difference with the result's confidence; paired bootstrap over groups. None where there are
+            too few groups for that.
         p_value: two-sided. `test` says of which test.
         p_adjusted: after Holm's correction over all differences of the evaluation.
         effect_size: mean of the rows' differences in standard deviations of them (Cohen's d for pairs); for binary
@@ -42,7 +44,7 @@ class Difference(_Found):
     model: str
     reference: str
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     p_value: float
     p_adjusted: float
     test: Literal["permutation", "mcnemar"]
@@ -119,13 +121,15 @@ class GateResult(_Found):
     """`at_least` is what the metric, or its lead over what it is compared with, is at least at the gate's confidence
     (one-sided).
 
-    It is None where there are too few test documents, or queries, to say; then the gate does not hold.
+    It is None where there are too few test documents, or queries, to say; then the gate does not hold, and `why` says
+    how many it would take.
     """
 
     gate: str
     at_least: float | None
     needed: float
     holds: bool
+    why: str | None = None
 
 
 class EvaluateResult(_Found):

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from hfkit.errors import RequestError
+from hfkit.evaluation.holding import why_no_bound
 from hfkit.evaluation.result import GateResult
 from hfkit.evaluation.retrieval_result import (
     LeftOut,
@@ -18,8 +19,9 @@ from hfkit.evaluation.retrieval_result import (
     RetrievalScore,
     TunedOn,
 )
+from hfkit.evaluation.significance import holm
 from hfkit.evaluation.splits import read_splits
-from hfkit.evaluation.statistics import compare, interval, lower_bound
+from hfkit.evaluation.statistics import Comparison, compare, interval, lower_bound
 from hfkit.indexing import load_embedder
 from hfkit.progress import Progress
 from hfkit.recipe import RetrievalGate, RetrievalSection
@@ -100,6 +102,7 @@ def measure_retrieval(context: StageContext) -> MeasuredRetrieval:
     scores = {name: _scored(found, judged) for name, found in rankings.items()}
     _keep(context.folder / PREDICTIONS, judged, rankings, scores)
     metrics = metric_names(section.k)
+    leads = _leads(scores, metrics, recipe.seed)
     result = RetrievalResult(
         folder=section.folder.as_posix(),
         split=section.split,
@@ -109,7 +112,14 @@ def measure_retrieval(context: StageContext) -> MeasuredRetrieval:
         metrics=tuple(metrics),
         recipe=named,
         tuned=tuned,
-        settings={name: _measured(name, way, scores, metrics, recipe.seed) for name, way in ways.items()},
+        settings={
+            name: MeasuredSetting(
+                search=way.said,
+                scores={metric: _score(scores[name], metric, recipe.seed) for metric in metrics},
+                leads=leads.get(name, {}),
+            )
+            for name, way in ways.items()
+        },
         unknown_documents=_left_out(missing),
         unknown_queries=_left_out(judged.unknown),
         unanswered_queries=_left_out(judged.unanswered),
@@ -126,7 +136,8 @@ def held_gate(gate: RetrievalGate, measured: MeasuredRetrieval, seed: int) -> Ga
     queries = list(next(iter(measured.scores.values())))
     at_least = lower_bound(values, queries, confidence=gate.confidence, seed=seed)
     holds = at_least is not None and at_least >= gate.margin
-    return GateResult(gate=gate.text, at_least=at_least, needed=gate.margin, holds=holds)
+    why = None if at_least is not None else why_no_bound(len(queries), gate.confidence, "queries")
+    return GateResult(gate=gate.text, at_least=at_least, needed=gate.margin, holds=holds, why=why)
 
 
 def _values(gate: RetrievalGate, setting: str | None, metric: str, measured: MeasuredRetrieval) -> list[float]:
@@ -186,19 +197,27 @@ def _scored(rankings: Mapping[int, Rankings], judged: JudgedQueries) -> dict[str
     return scores
 
 
-def _measured(name: str, way: _Way, scores: Mapping[str, Scores], metrics: Sequence[str], seed: int) -> MeasuredSetting:
-    queries = list(scores[name])
-    found: dict[str, RetrievalScore] = {}
-    leads: dict[str, RetrievalLead] = {}
-    for metric in metrics:
-        values = [row[metric] for row in scores[name].values()]
-        within = interval(values, queries, confidence=CONFIDENCE, seed=seed)
-        found[metric] = RetrievalScore(mean=sum(values) / len(values), interval=within)
-        if name != "dense":
+def _score(of: Scores, metric: str, seed: int) -> RetrievalScore:
+    values = [row[metric] for row in of.values()]
+    within = interval(values, list(of), confidence=CONFIDENCE, seed=seed)
+    return RetrievalScore(mean=sum(values) / len(values), interval=within)
+
+
+def _leads(scores: Mapping[str, Scores], metrics: Sequence[str], seed: int) -> dict[str, dict[str, RetrievalLead]]:
+    """Each setting's lead over dense search in each metric; all at once, since Holm's correction is over all."""
+    compared: dict[tuple[str, str], Comparison] = {}
+    for name, of in scores.items():
+        for metric in metrics if name != "dense" else ():
             dense = [row[metric] for row in scores["dense"].values()]
-            entry = compare(dense, values, queries, confidence=CONFIDENCE, seed=seed)
-            leads[metric] = RetrievalLead(difference=entry.difference, interval=entry.interval, p_value=entry.p_value)
-    return MeasuredSetting(search=way.said, scores=found, leads=leads)
+            values = [row[metric] for row in of.values()]
+            compared[name, metric] = compare(dense, values, list(of), confidence=CONFIDENCE, seed=seed)
+    adjusted = holm([one.p_value for one in compared.values()])
+    leads: dict[str, dict[str, RetrievalLead]] = {}
+    for ((name, metric), one), p_adjusted in zip(compared.items(), adjusted, strict=True):
+        leads.setdefault(name, {})[metric] = RetrievalLead(
+            difference=one.difference, interval=one.interval, p_value=one.p_value, p_adjusted=p_adjusted
+        )
+    return leads
 
 
 def _keep(

@@ -6,22 +6,25 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class RetrievalScore(BaseModel):
-    """A metric's mean over the queries; `interval` holds it with the result's `confidence`."""
+    """A metric's mean over the queries; `interval` holds it with the result's `confidence`, and is None where there are
+    too few queries for that."""
 
     model_config = ConfigDict(frozen=True)
 
     mean: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 class RetrievalLead(BaseModel):
-    """A setting's lead over dense search on the same queries: mean difference, its interval, two-sided p-value."""
+    """A setting's lead over dense search on the same queries: mean difference, its interval (None where there are too
+    few queries), two-sided p-value. `p_adjusted` is corrected after Holm over all metrics of all settings."""
 
     model_config = ConfigDict(frozen=True)
 
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     p_value: float
+    p_adjusted: float
 
 
 class MeasuredSetting(BaseModel):

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from hfkit.evaluation.retrieval_result import LeftOut, MeasuredSetting, RetrievalResult
+from hfkit.evaluation.retrieval_result import LeftOut, MeasuredSetting, RetrievalResult, RetrievalScore
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_FEW = "none: too few queries"
 
 
 def print_retrieval(console: Console, result: RetrievalResult) -> None:
@@ -21,7 +23,7 @@ def print_retrieval(console: Console, result: RetrievalResult) -> None:
         title=f"search on {result.queries} judged queries ({result.folder}, split {result.split}), "
         f"{result.documents} documents",
         caption=f"intervals: {result.confidence:.0%}, bootstrap over queries; lead: over dense on the same queries, "
-        "paired bootstrap; p: paired permutation test",
+        f"paired bootstrap; p: paired permutation test. {adjustment_note(result)}",
         title_justify="left",
         caption_justify="left",
     )
@@ -30,10 +32,10 @@ def print_retrieval(console: Console, result: RetrievalResult) -> None:
     for metric in shown:
         table.add_column(metric, justify="right", no_wrap=True)
     table.add_column(f"lead, {main}", justify="right", no_wrap=True)
-    table.add_column("p", justify="right", no_wrap=True)
+    table.add_column("p\nadj.", justify="right", no_wrap=True, min_width=5)
     for name, setting in result.settings.items():
         figures = [setting.scores[metric] for metric in shown]
-        cells = [f"{one.mean:.3f}\n{one.interval[0]:.2f} … {one.interval[1]:.2f}" for one in figures]
+        cells = [f"{one.mean:.3f}\n{retrieval_interval(one, digits=2)}" for one in figures]
         mark = " (the recipe's)" if name == result.recipe else ""
         table.add_row(f"{name}{mark}\n{search_in_words(setting)}", *cells, *_lead(setting, main))
     console.print(table)
@@ -56,12 +58,25 @@ def search_in_words(setting: MeasuredSetting) -> str:
     return " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in parts if part is not None)
 
 
+def retrieval_interval(score: RetrievalScore, *, digits: int = 3) -> str:
+    if score.interval is None:
+        return _FEW
+    low, high = score.interval
+    return f"{low:.{digits}f} … {high:.{digits}f}"
+
+
+def adjustment_note(result: RetrievalResult) -> str:
+    """How many leads the p-values are corrected for."""
+    leads = sum(len(setting.leads) for setting in result.settings.values())
+    return f"Adjusted p is corrected after Holm for all {leads} leads, of every metric and setting."
+
+
 def _lead(setting: MeasuredSetting, metric: str) -> tuple[str, str]:
     if metric not in setting.leads:
         return "", ""
     lead = setting.leads[metric]
-    words = f"{lead.difference:+.3f}\n{lead.interval[0]:+.3f} … {lead.interval[1]:+.3f}"
-    return words, f"{lead.p_value:.4f}"
+    within = _FEW if lead.interval is None else f"{lead.interval[0]:+.3f} … {lead.interval[1]:+.3f}"
+    return f"{lead.difference:+.3f}\n{within}", f"{lead.p_value:.3f}\n{lead.p_adjusted:.3f}"
 
 
 def retrieval_notes(result: RetrievalResult) -> list[str]:

@@ -78,7 +78,7 @@ class PairedDifference(_Found):
     rows: int
     left_out: int
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     p_value: float
     p_adjusted: float
     in_words: str

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from hfkit.evaluation.fewest_groups import fewest_groups
 from hfkit.evaluation.measuring import Measured
 from hfkit.evaluation.metric import Numbers
 from hfkit.evaluation.metrics.row_mean import ratio
@@ -24,6 +25,7 @@ from hfkit.evaluation.result import Difference, Score
 from hfkit.evaluation.significance import effect_size, exact_interval, holm, p_value
 
 FEWEST_GROUPS = 2
+"""What any spread takes. An interval from the bootstrap takes more (`fewest_groups`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def resample(measured: Measured, *, seed: int = 0) -> Resampled:
 
 
 def score(resampled: Resampled, model: str, *, confidence: float = 0.95) -> Score:
-    """A model's value. A single group has no interval: it says nothing about others."""
+    """A model's value. It has no interval where there are fewer groups than `confidence` takes."""
     value, interval = resampled.values[model], None
     if isfinite(value) and resampled.groups >= FEWEST_GROUPS:
         interval = _exact(resampled, model, confidence) or interval_of(
@@ -95,7 +97,7 @@ def bound(
     """What the model's value, or its lead over `reference`, is at least, with one-sided `confidence`; with `upper`,
     what it is at most.
 
-    None where there is no value, or there are fewer than FEWEST_GROUPS: resampling one group says nothing about others.
+    None where there is no value, or there are fewer groups than `confidence` takes.
     """
     names = (model,) if reference is None else (model, reference)
     if resampled.groups < FEWEST_GROUPS or not all(isfinite(resampled.values[name]) for name in names):
@@ -155,7 +157,7 @@ def _has_values(pair: Pair) -> bool:
 
 class _Judgement(NamedTuple):
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     rows_needed: int | None
     in_words: str
 
@@ -165,7 +167,8 @@ def _judged(pair: Pair, p_adjusted: float, confidence: float, *, comparisons: in
     rows, groups = len(resampled.measured.ids), resampled.groups
     difference = resampled.lead(pair.model, pair.reference)
     draws = resampled.lead_draws(pair.model, pair.reference)
-    low, high = interval = interval_of(draws, groups, confidence)
+    interval = interval_of(draws, groups, confidence)
+    low, high = interval or (-inf, inf)
     nothing = "no evidence of a difference"
     if (low > 0 or high < 0) and p_adjusted < level:
         better = (low > 0) == resampled.measured.metric.higher_is_better
@@ -175,9 +178,13 @@ def _judged(pair: Pair, p_adjusted: float, confidence: float, *, comparisons: in
     needed = rows_needed(rows, difference, spread, level / comparisons)
     if groups < FEWEST_GROUPS:
         return _Judgement(difference, interval, None, f"{nothing}: one group of rows cannot show any")
+    few = f"{groups} groups of rows are too few to show any"
     if spread == 0:
-        why = "both do the same on every row" if difference == 0 else f"{groups} groups of rows are too few to show any"
+        why = "both do the same on every row" if difference == 0 else few
         return _Judgement(difference, interval, None, f"{nothing}: {why}")
+    if interval is None:
+        least = fewest_groups(confidence, sides=2)
+        return _Judgement(difference, interval, needed, f"{nothing}: {few}, which takes at least {least}")
     if (low > 0 or high < 0) and p < level:
         why = f"p = {p:.2g} is not small enough among {comparisons} comparisons"
     else:
@@ -195,7 +202,7 @@ class Comparison(BaseModel):
     base: float
     tuned: float
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     confidence: float
     p_value: float
     rows: int
@@ -233,8 +240,11 @@ def compare(
 
 def interval(
     scores: Sequence[float], documents: Sequence[str], *, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Holds the mean of `scores`, at least one, with `confidence` (two-sided); from the bootstrap over documents."""
+) -> tuple[float, float] | None:
+    """Holds the mean of `scores`, at least one, with `confidence` (two-sided); from the bootstrap over documents.
+
+    None for fewer documents than `confidence` takes.
+    """
     sums = _sums(scores, documents)
     return interval_of(bootstrap(_mean, sums, seed), len(sums), confidence)
 
@@ -242,11 +252,9 @@ def interval(
 def lower_bound(scores: Sequence[float], documents: Sequence[str], *, confidence: float, seed: int = 0) -> float | None:
     """What the mean of `scores` is at least, with one-sided `confidence`; from the bootstrap over documents.
 
-    None for fewer than FEWEST_GROUPS documents.
+    None for fewer documents than `confidence` takes.
     """
     sums = _sums(scores, documents)
-    if len(sums) < FEWEST_GROUPS:
-        return None
     return bound_of(bootstrap(_mean, sums, seed), len(sums), confidence)
 
 

@@ -1,6 +1,7 @@
 """`evaluate.tasks`: what models are asked and how their answers are scored."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from annotated_types import Ge, Le, MinLen
@@ -163,6 +164,11 @@ class OwnTask(TaskData):
     metrics: Annotated[tuple[AnyMetric, ...], MinLen(1), Field(strict=False)] | None = Field(
         default=None, description="How answers are scored; null takes the metrics of the kind."
     )
+
+    def schema_files(self) -> list[Path]:
+        """The files of JSON schemas that the metrics name: what their scores depend on beside the rows."""
+        found = [one.settings.get("schema") for one in self.metrics or () if isinstance(one, MetricSection)]
+        return [Path(one) for one in found if isinstance(one, str)]
 
     @model_validator(mode="after")
     def _columns_fit_the_kind(self) -> "OwnTask":

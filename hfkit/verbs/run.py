@@ -34,7 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
         print_summary(Run(recipe), outcomes)
     failed = failed_gates(outcomes)
     for gate in failed:
-        found = "too few test documents to say" if gate.at_least is None else f"at least {gate.at_least:+.3f}"
+        found = (
+            gate.why or "too few test documents to say" if gate.at_least is None else f"at least {gate.at_least:+.3f}"
+        )
         say(f"hfkit: gate not met: {gate.gate} ({found}, needed {gate.needed:+.3f})")
     return 1 if failed else 0
 

@@ -118,8 +118,8 @@ def test_a_killed_evaluation_asks_what_is_missing_and_another_gate_asks_nothing(
     whole = (evaluation / "predictions" / "grounded_answers.jsonl").read_text(encoding="utf-8")
     assert all(set(json.loads(line)["answers"]) == {"base", "tuned"} for line in whole.splitlines())
 
-    gated = run(0, longer, "evaluate.gates=[tuned.token_f1 >= 0]")
+    gated = run(0, longer, "evaluate.gates=[tuned.token_f1 >= 0 with confidence 0.7]")
     assert gated.stdout.split() == ["0", "True"], gated.stderr
     assert (evaluation / "predictions" / "grounded_answers.jsonl").read_text(encoding="utf-8") == whole
-    batch = run(0, longer, "evaluate.gates=[tuned.token_f1 >= 0]", "evaluate.batch_size=1")
+    batch = run(0, longer, "evaluate.gates=[tuned.token_f1 >= 0 with confidence 0.7]", "evaluate.batch_size=1")
     assert batch.stdout.split() == ["0", "False"], batch.stderr

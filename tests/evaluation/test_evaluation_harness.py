@@ -87,7 +87,7 @@ def test_its_accuracy_is_what_our_likelihoods_give(tasks: Path, loaded: tuple[Pr
     from hfkit.evaluation.likelihood import likelihoods_each
 
     model, renderer = loaded
-    scores = Harness(section(tasks), allow_code=False).scores(model, renderer.tokenizer, seed=7)
+    scores = Harness(section(tasks), allow_code=True).scores(model, renderer.tokenizer, seed=7)
     rows = choice_rows()
     right = right_by_length = 0
     for number, answer in likelihoods_each(model, renderer, rows, batch_size=4):
@@ -155,7 +155,7 @@ def test_limit_and_examples_are_the_recipes(tasks: Path, loaded: tuple[PreTraine
     model, renderer = loaded
     text = (tasks / "endings.yaml").read_text(encoding="utf-8")
     (tasks / "endings.yaml").write_text(text + "fewshot_split: test\n", encoding="utf-8")
-    asked = Harness(section(tasks, num_fewshot=1, limit=2), allow_code=False)
+    asked = Harness(section(tasks, num_fewshot=1, limit=2), allow_code=True)
     first, again = (asked.scores(model, renderer.tokenizer, seed=7) for _ in range(2))
     assert first == again
     assert first["endings"]["acc"][0] in (0, 0.5, 1)
@@ -165,7 +165,7 @@ def test_a_task_that_nobody_knows_is_named_with_the_nearest(tasks: Path) -> None
     with pytest.raises(
         RequestError, match=r"tasks\[1\]: lm-evaluation-harness .* has no task endigs; did you mean endings"
     ):
-        Harness(section(tasks, "endings", "endigs"), allow_code=False)
+        Harness(section(tasks, "endings", "endigs"), allow_code=True)
 
 
 def test_data_that_is_not_here_is_not_fetched_offline(tasks: Path, loaded: tuple[PreTrainedModel, Renderer]) -> None:
@@ -178,7 +178,7 @@ def test_data_that_is_not_here_is_not_fetched_offline(tasks: Path, loaded: tuple
         encoding="utf-8",
     )
     with pytest.raises(RequestError, match=r"tasks\[0\]: the data of far is not here and could not be fetched"):
-        Harness(section(tasks, "far"), allow_code=False).scores(model, renderer.tokenizer, seed=7)
+        Harness(section(tasks, "far"), allow_code=True).scores(model, renderer.tokenizer, seed=7)
 
 
 def test_a_task_file_that_is_wrong_is_named(tasks: Path, loaded: tuple[PreTrainedModel, Renderer]) -> None:
@@ -186,14 +186,16 @@ def test_a_task_file_that_is_wrong_is_named(tasks: Path, loaded: tuple[PreTraine
     text = (tasks / "endings.yaml").read_text(encoding="utf-8")
     (tasks / "endings.yaml").write_text(text.replace("multiple_choice", "multiple_joyce"), encoding="utf-8")
     with pytest.raises(RequestError, match=r"tasks\[0\]: the task endings cannot be loaded"):
-        Harness(section(tasks), allow_code=False).scores(model, renderer.tokenizer, seed=7)
+        Harness(section(tasks), allow_code=True).scores(model, renderer.tokenizer, seed=7)
 
 
-def test_task_files_run_no_code_unless_the_recipe_allows_it(tasks: Path) -> None:
-    (tasks / "coded.yaml").write_text("task: coded\ndoc_to_text: !function utils.ask\n", encoding="utf-8")
-    with pytest.raises(RequestError, match=r"coded\.yaml: names Python functions .* allow_code: true"):
+@pytest.mark.parametrize("line", ["", "doc_to_text: !function utils.ask", "include: ../../else.yaml"])
+def test_task_files_are_read_only_where_the_recipe_allows_code(tasks: Path, line: str) -> None:
+    """Templates and metrics are code as well, so no folder is looked through for what is harmless."""
+    (tasks / "more.yaml").write_text(f"task: more\n{line}\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"include_path: .* can run code .* allow_code: true .*tasks"):
         Harness(section(tasks), allow_code=False)
-    Harness(section(tasks), allow_code=True)
+    assert Harness(section(tasks), allow_code=True).section.include_path == tasks
 
 
 def test_a_folder_that_is_not_there_is_named(workplace: Path) -> None:
@@ -268,6 +270,7 @@ def test_a_run_of_the_harness_alone_gives_its_report(workplace: Path, tasks: Pat
     path = workplace / "x.yaml"
     recipe = {
         "name": "x",
+        "allow_code": True,
         "model": {"base": str(tiny_model), "precision": "fp32"},
         "evaluate": {"harness": {"tasks": ["endings"], "include_path": str(tasks), "batch_size": 2}},
     }

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfkit.data.conversation import Turn
+from hfkit.evaluation.answers import AnswerFile
 from hfkit.evaluation.generation import NAN
-from hfkit.evaluation.likelihood import Scored, continuation, likelihoods_each, windows
+from hfkit.evaluation.likelihood import INFINITE, Scored, continuation, likelihoods_each, windows
 from hfkit.evaluation.rows import ChoiceRow, Failed, Likelihoods, PreferenceRow, TextRow
 
 if TYPE_CHECKING:
@@ -176,3 +177,33 @@ def test_nothing_to_score_is_certain_and_nan_fails(model: Any, renderer: Rendere
     ]
     first, second = asked(broken, renderer, rows)
     assert first == Failed(reason=NAN) and isinstance(second, Likelihoods)
+
+
+def test_what_a_model_calls_impossible_fails_with_a_reason_and_can_be_kept(
+    model: Any, renderer: Renderer, tmp_path: Path
+) -> None:
+    """JSON has no infinity: kept as null it would not be read again, nor anything behind it."""
+    import copy
+
+    token = renderer.tokenizer.encode("Paris", add_special_tokens=False)[0]
+    broken = copy.deepcopy(model)
+
+    def without(module: object, inputs: object, logits: Any) -> Any:
+        logits = logits.clone()
+        logits[..., token] = -math.inf
+        return logits
+
+    broken.get_output_embeddings().register_forward_hook(without)
+    rows = [
+        ChoiceRow(id="a", group="a", context="The capital:", choices=("Paris", "a"), correct=0),
+        TextRow(id="b", group="b", text="Paris"),
+        ChoiceRow(id="c", group="c", context="One letter:", choices=("a", "b"), correct=0),
+    ]
+    first, second, third = asked(broken, renderer, rows)
+    assert first == second == Failed(reason=INFINITE) and isinstance(third, Likelihoods)
+    for _ in range(2):
+        with AnswerFile(tmp_path, "base", {}) as file:
+            known = [file.known(row) for row in rows]
+            for row, answer in zip(rows, (first, second, third), strict=True):
+                file.add(row, answer)
+    assert known == [first, second, third]

@@ -275,6 +275,21 @@ def test_a_gate_that_does_not_hold_is_in_the_headlines() -> None:
     assert sentence.startswith("1 of 2 gates does not hold: “tuned.token_f1 >= 0.9” (at least 0.600, needed 0.900)")
 
 
+def test_what_has_no_interval_says_so_wherever_it_is_shown() -> None:
+    few = Score(value=0.5, interval=None, rows=9, groups=3)
+    lead = difference(0.1).model_copy(update={"interval": None, "in_words": "no evidence of a difference: too few"})
+    found = task(scores={"base": {"token_f1": few}, "tuned": {"token_f1": few}}, differences=(lead,))
+    why = "a confidence of 0.95 takes at least 5 test documents (groups of rows), and there are 3"
+    gates = (GateResult(gate="tuned.token_f1 >= 0.1", at_least=None, needed=0.1, holds=False, why=why),)
+    text = markdown_report(result(found, gates=gates))
+    assert "none: too few groups (3)" in text and "none: too few groups |" in text
+    assert "Where there are fewer than 6 groups, none can be that sure." in text
+    assert text.count(why) == 2, "in the sentences, and in the table of the gates"
+    assert "there is no evidence of a difference between tuned and base" in text
+    alone = result(task(scores={"base": {"token_f1": few}}, differences=()))
+    assert headlines(alone) == ["Questions: base reaches token F1 0.500 (no interval: 3 groups)."]
+
+
 def test_the_best_checkpoint_is_told_with_what_it_is_not_told_apart_from() -> None:
     found = with_checkpoints({50: 0.40, 100: 0.53, 150: 0.52, 200: 0.45})
     best = best_step(found.tasks["task_0"], F1, found.steps)

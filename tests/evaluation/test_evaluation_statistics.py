@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfkit.evaluation import resampling
+from hfkit.evaluation.fewest_groups import fewest_groups
 from hfkit.evaluation.statistics import Comparison, compare, interval, lower_bound
 
 SIMULATED = 800
@@ -22,9 +23,12 @@ def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resampling, "RESAMPLES", 500)
 
 
-def clustered(random: np.random.Generator, documents: int = 50) -> tuple[list[float], list[str]]:
-    """Differences between two models, of mean 0.1: rows of a document share most of theirs."""
-    sizes = random.integers(1, 7, size=documents)
+def clustered(
+    random: np.random.Generator, documents: int = 50, rows: int | None = None
+) -> tuple[list[float], list[str]]:
+    """Differences between two models, of mean 0.1: rows of a document share most of theirs. A document has one to six
+    rows, or as many as said."""
+    sizes = random.integers(1, 7, size=documents) if rows is None else np.full(documents, rows)
     shared = np.repeat(random.normal(0, 0.3, size=documents), sizes)
     values = 0.1 + shared + random.normal(0, 0.2, size=len(shared))
     return values.tolist(), [f"d{number}" for number in np.repeat(np.arange(documents), sizes)]
@@ -34,19 +38,49 @@ def compared(differences: Sequence[float], documents: Sequence[str], seed: int) 
     return compare([0.0] * len(differences), differences, documents, seed=seed)
 
 
+def holds(found: tuple[float, float] | None) -> bool:
+    assert found is not None
+    return found[0] <= 0.1 <= found[1]
+
+
+def is_below(bound: float | None) -> bool:
+    assert bound is not None
+    return bound <= 0.1
+
+
 def test_an_interval_holds_the_truth_as_often_as_it_says(fewer: None) -> None:
     held = held_by_rows = above = 0
     for seed in range(SIMULATED):
         differences, documents = clustered(np.random.default_rng([seed, 1]))
-        low, high = interval(differences, documents, seed=seed)
-        held += low <= 0.1 <= high
-        above += lower_bound(differences, documents, confidence=0.9, seed=seed) <= 0.1
-        low, high = interval(differences, [str(row) for row in range(len(differences))], seed=seed)
-        held_by_rows += low <= 0.1 <= high
+        held += holds(interval(differences, documents, seed=seed))
+        above += is_below(lower_bound(differences, documents, confidence=0.9, seed=seed))
+        held_by_rows += holds(interval(differences, [str(row) for row in range(len(differences))], seed=seed))
     assert held / SIMULATED == pytest.approx(0.95, abs=0.02)
     assert above / SIMULATED == pytest.approx(0.90, abs=0.02)
     # Were rows taken for independent, the interval would be far too narrow.
     assert held_by_rows / SIMULATED < 0.85
+
+
+@pytest.mark.parametrize(("confidence", "bound_takes", "interval_takes"), [(0.9, 4, 5), (0.95, 5, 6)])
+def test_few_documents_are_as_sure_as_they_say_or_say_nothing(
+    fewer: None, confidence: float, bound_takes: int, interval_takes: int
+) -> None:
+    """One document fewer is not asked for a bound that it could not keep: by chance alone all of n lie on one side of
+    the truth in 0.5 ** n of test sets."""
+    assert (fewest_groups(confidence, sides=1), fewest_groups(confidence, sides=2)) == (bound_takes, interval_takes)
+    assert 0.5**bound_takes <= 1 - confidence < 0.5 ** (bound_takes - 1)
+    above = within = 0
+    for seed in range(SIMULATED):
+        random = np.random.default_rng([seed, 3])
+        few, more = clustered(random, bound_takes, rows=3), clustered(random, interval_takes, rows=3)
+        above += is_below(lower_bound(*few, confidence=confidence, seed=seed))
+        within += holds(interval(*more, confidence=confidence, seed=seed))
+    assert above / SIMULATED > confidence - 0.03
+    assert within / SIMULATED > confidence - 0.03
+    for documents in range(1, bound_takes):
+        assert lower_bound(*clustered(random, documents), confidence=confidence) is None
+    for documents in range(1, interval_takes):
+        assert interval(*clustered(random, documents), confidence=confidence) is None
 
 
 def test_p_values_are_uniform_where_there_is_no_difference(fewer: None) -> None:
@@ -72,7 +106,7 @@ def columns(rows: Sequence[tuple[float, float, str]]) -> tuple[list[float], list
 
 
 def figures(found: Comparison) -> list[float]:
-    return [found.base, found.tuned, found.difference, *found.interval, found.p_value]
+    return [found.base, found.tuned, found.difference, *(found.interval or ()), found.p_value]
 
 
 @settings(deadline=None, max_examples=60)
@@ -92,7 +126,10 @@ def test_exchanging_the_models_turns_the_difference_round(rows: list[tuple[float
     assert (turned.base, turned.tuned) == (found.tuned, found.base)
     assert turned.difference == pytest.approx(-found.difference, abs=1e-12)
     assert turned.p_value == pytest.approx(found.p_value, abs=1e-12)
-    assert turned.interval == pytest.approx((-found.interval[1], -found.interval[0]), abs=1e-9)
+    if found.interval is None:
+        assert turned.interval is None
+    else:
+        assert turned.interval == pytest.approx((-found.interval[1], -found.interval[0]), abs=1e-9)
 
 
 @settings(deadline=None, max_examples=40)
@@ -101,12 +138,14 @@ def test_what_a_comparison_says_fits_together(rows: list[tuple[float, float, str
     base, tuned, documents = columns(rows)
     found = compare(base, tuned, documents, seed=seed)
     assert found.difference == pytest.approx(found.tuned - found.base, abs=1e-12)
-    assert found.interval[0] <= found.interval[1]
-    assert min(t - b for b, t in zip(base, tuned, strict=True)) - 1e-9 <= found.interval[0]
     assert 0 < found.p_value <= 1
     assert (found.rows, found.documents, found.confidence) == (len(rows), len(set(documents)), 0.95)
     assert compare(base, tuned, documents, seed=seed) == found
     narrow = compare(base, tuned, documents, seed=seed, confidence=0.5)
+    assert (found.interval is None) == (len(set(documents)) < 6)
+    if found.interval is None or narrow.interval is None:
+        return
+    assert min(t - b for b, t in zip(base, tuned, strict=True)) - 1e-9 <= found.interval[0]
     assert found.interval[0] <= narrow.interval[0] <= narrow.interval[1] <= found.interval[1]
 
 
@@ -152,18 +191,19 @@ def test_the_mean_is_over_rows_and_not_over_documents() -> None:
 @given(SCORES, st.integers(0, 99))
 def test_a_lower_bound_is_lower_the_surer_it_is(rows: list[tuple[float, float, str]], seed: int) -> None:
     _, scores, documents = columns(rows)
-    found_bounds = [lower_bound(scores, documents, confidence=c, seed=seed) for c in (0.5, 0.9, 0.95, 0.999)]
-    if len(set(documents)) < 2:
-        # Too few to say anything about others.
-        assert found_bounds == [None] * 4
-        return
+    levels = (0.5, 0.9, 0.95, 0.99)
+    found_bounds = [lower_bound(scores, documents, confidence=level, seed=seed) for level in levels]
+    # Too few say nothing about others.
+    possible = [len(set(documents)) >= fewest_groups(level, sides=1) for level in levels]
+    assert [bound is not None for bound in found_bounds] == possible
     bounds = [bound for bound in found_bounds if bound is not None]
-    assert len(bounds) == 4
     assert bounds == sorted(bounds, reverse=True)
-    assert min(scores) - 1e-9 <= bounds[-1] and bounds[0] <= max(scores) + 1e-9
+    assert all(min(scores) - 1e-9 <= bound <= max(scores) + 1e-9 for bound in bounds)
     found = compare([0.0] * len(scores), scores, documents, seed=seed, confidence=0.9)
-    assert bounds[2] == pytest.approx(found.interval[0], abs=1e-9)
-    assert lower_bound([0.5] * len(scores), documents, confidence=0.95) == pytest.approx(0.5)
+    assert (found.interval is not None) == possible[2]
+    if found.interval is not None:
+        assert found_bounds[2] == pytest.approx(found.interval[0], abs=1e-9)
+        assert lower_bound([0.5] * len(scores), documents, confidence=0.95) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,29 @@ def test_too_few_documents_or_no_value_do_not_hold() -> None:
         "at_least": None,
         "needed": 0.0,
         "holds": False,
+        "why": "a confidence of 0.95 takes at least 5 test documents (groups of rows), and there are 1",
     }
     none = resampled(F1, [], base=np.empty(0), tuned=np.empty(0))
     assert not held("g", none, "tuned", margin=0.0).holds
     assert not held_not_worse("g", none, "tuned", "base", by=1).holds
+
+
+@pytest.mark.parametrize("documents", [2, 3, 4])
+def test_a_gate_is_not_met_by_fewer_documents_than_its_confidence_takes(documents: int) -> None:
+    few = resampled(F1, [f"d{row % documents}" for row in range(60)], base=BASE, tuned=BASE + 0.5 + GAIN)
+    for found in (
+        held("g", few, "tuned", "base", margin=0.0),
+        held("g", few, "tuned", margin=0.0),
+        held("g", few, "tuned", margin=9.0, relation="<="),
+        held_not_worse("g", few, "tuned", "base", by=1),
+    ):
+        assert (found.holds, found.at_least) == (False, None)
+        assert found.why is not None and "at least 5 test documents" in found.why
+        assert f"there are {documents}" in found.why
+    enough = resampled(F1, [f"d{row % 5}" for row in range(60)], base=BASE, tuned=BASE + 0.5 + GAIN)
+    met = held("g", enough, "tuned", "base", margin=0.0)
+    assert met.holds and met.why is None
+    assert held("g", few, "tuned", "base", margin=0.0, confidence=0.7).holds
 
 
 def test_five_rows_that_are_all_right_do_not_prove_nine_in_ten() -> None:

@@ -414,10 +414,23 @@ def test_a_metric_without_a_value_has_no_score() -> None:
     assert bound(found, "tuned", "base", confidence=0.95) is None
     # One draw in sixteen misses both rows that count and has no value: too many for a sure claim, not for a weak one.
     tuned = score(found, "tuned")
-    assert tuned.value == 0.25 and tuned.interval == (0.0, 1.0)
+    assert tuned.value == 0.25 and tuned.interval is None
+    assert score(found, "tuned", confidence=0.8).interval == (0.0, 1.0)
     assert np.isnan(found.draws["tuned"]).any()
     assert bound(found, "tuned", confidence=0.95) is None
     assert bound(found, "tuned", confidence=0.7) == 0.0
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 5])
+def test_too_few_groups_have_a_value_and_no_interval_and_say_so(groups: int) -> None:
+    base = np.random.default_rng(2).random(40)
+    numbers = measured(MEAN, [row % groups for row in range(40)], base=base, tuned=base + 0.2 + base / 10)
+    found = resample(numbers)
+    assert score(found, "tuned").value is not None and score(found, "tuned").interval is None
+    one = compared(numbers)
+    assert (one.interval, one.p_value > 0.05) == (None, True)
+    assert f": {groups} groups of rows are too few to show any, which takes at least 6" in one.in_words
+    assert score(found, "tuned", confidence=0.5).interval is not None
 
 
 def test_one_group_has_a_value_and_no_interval() -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hfkit.errors import RequestError
+from hfkit.evaluation.answers import asked_of
 from hfkit.evaluation.rows import ChoiceRow, GenerationRow, PreferenceRow, TextRow
 from hfkit.evaluation.tasks import Task, load_task
-from hfkit.recipe import CodeTask, EvaluateSection, OwnTask, UsedTask
+from hfkit.recipe import CodeTask, EvaluateSection, OwnTask, UsedTask, load_recipe
+from hfkit.stages import STAGES
+
+if TYPE_CHECKING:
+    from tests.conftest import RecipeWriter
 
 SQUAD = [
     {
@@ -184,6 +189,21 @@ def test_arc_in_both_layouts() -> None:
     assert (second.context, second.choices[second.correct]) == ("Question: What is wet?\nAnswer: ", "water")
 
 
+@pytest.mark.parametrize("key", ["3", 3])
+def test_arc_looks_for_a_label_before_a_text(key: str | int) -> None:
+    """Choices that are numbers themselves: the answer key 3 is the third label, whose text is 4."""
+    row = {"question": "2 + 2?", "answerKey": key, "choices": {"text": list("2346"), "label": list("1234")}}
+    (asked,) = map(choice, used("arc", [row]).rows)
+    assert (asked.correct, asked.choices[asked.correct]) == (2, "4")
+
+
+def test_half_of_a_surrogate_pair_is_counted_and_not_asked() -> None:
+    whole = {"question": "2 + 2?", "answer": "#### 4"}
+    task = used("gsm8k", [{**whole, "question": "2 \ud800 2?"}, whole])
+    assert len(task.rows) == 1 and asked_of(task.rows[0])
+    assert any("half of a surrogate pair" in remark and "rows.jsonl:1" in remark for remark in task.remarks)
+
+
 def test_ifeval_is_scored_by_its_instructions() -> None:
     from hfkit.evaluation.rows import Generation
 
@@ -206,6 +226,11 @@ def test_ifeval_is_scored_by_its_instructions() -> None:
         ("squad", [{"question": "?"}], "squad: no row can be used; the column answers is missing: rows.jsonl:1: there"),
         ("mmlu", [{**MMLU[0], "answer": 7}], "the column answer names none of the 4 choices: rows.jsonl:1: 7"),
         ("arc", [{**ARC[0], "answerKey": "9"}], "the column answerKey names none of the 3 choices: rows.jsonl:1: '9'"),
+        (
+            "arc",
+            [{**ARC[0], "choices": {"text": ["stones", "light"], "label": ["1", "2", "3"]}}],
+            "the choices have not one label each: rows.jsonl:1: 2 choices, 3 labels",
+        ),
         ("gsm8k", [{"question": " ", "answer": "#### 1"}], "the column question is empty: rows.jsonl:1"),
         ("ifeval", [{**IFEVAL[0], "kwargs": []}], "the column kwargs holds no mapping for each instruction"),
         ("hellaswag", [{**HELLASWAG[0], "endings": ["one"]}], "the column endings holds 1 of at least 2 texts"),
@@ -309,6 +334,9 @@ def broken():
 
 def other():
     return [1]
+
+def half():
+    return Task(name="own", title="t", kind="text", rows=(TextRow(id="r1", group="g", text="x\\ud800"),), metrics=())
 """
 
 
@@ -328,6 +356,7 @@ def test_code_makes_a_task_where_the_recipe_allows_it(capfd: pytest.CaptureFixtu
         ("broken", {}, "SystemExit: no"),
         ("other", {}, "gave a list; let it return a hfkit.evaluation.tasks.Task"),
         ("nothing", {}, "my_task.py has no function nothing"),
+        ("half", {}, "the row 'r1' holds what cannot be kept as JSON"),
     ]:
         with pytest.raises(RequestError) as caught:
             coded(function, **keys)
@@ -358,3 +387,23 @@ def test_tasks_that_a_recipe_refuses(task: dict[str, Any], message: str) -> None
     with pytest.raises(ValueError) as caught:
         EvaluateSection.model_validate({"tasks": [task]})
     assert message in str(caught.value)
+
+
+def test_the_stage_depends_on_the_file_of_a_schema(tiny_recipe: RecipeWriter) -> None:
+    schema = Path("schema.json")
+    schema.write_text('{"type": "object"}', encoding="utf-8")
+    task = {
+        "kind": "generation",
+        "name": "forms",
+        "path": write([{"q": "a", "r": "{}"}]),
+        "prompt": "{{ q }}",
+        "references": "r",
+        "metrics": [{"metric": "json_schema", "settings": {"schema": "schema.json"}}],
+    }
+    recipe = load_recipe(tiny_recipe(evaluate={"tasks": [task]}), ())
+    before = STAGES["evaluate"].reads(recipe)
+    assert STAGES["evaluate"].reads(recipe) == before
+    schema.write_text('{"type": "array"}', encoding="utf-8")
+    assert STAGES["evaluate"].reads(recipe) != before
+    schema.unlink()
+    assert STAGES["evaluate"].reads(recipe) != before

@@ -50,7 +50,7 @@ def _verdict(one: PairedDifference) -> str:
         f"{one.task}, {one.model}: {one.in_words} than {one.reference} on {one.metric.title} "
         if one.in_words.endswith(("better", "worse"))
         else f"{one.task}, {one.model}, {one.run} against {one.reference} on {one.metric.title}: {one.in_words} "
-    ) + f"({signed(one.difference)}, {signed_interval(*one.interval)})."
+    ) + f"({signed(one.difference)}, {signed_interval(one.interval)})."
 
 
 def _scores_table(comparison: RunComparison, labels: tuple[str, ...]) -> Table:
@@ -79,7 +79,7 @@ def _paired_table(paired: Sequence[PairedDifference]) -> Table:
             f"{one.run} - {one.reference}",
             f"{one.rows:,}",
             signed(one.difference),
-            signed_interval(*one.interval),
+            signed_interval(one.interval),
             probability(one.p_value),
             probability(one.p_adjusted),
             one.in_words,

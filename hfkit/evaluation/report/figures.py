@@ -18,8 +18,9 @@ def interval(low: float, high: float) -> str:
     return f"{figure(low)} … {figure(high)}"
 
 
-def signed_interval(low: float, high: float) -> str:
-    return f"{signed(low)} … {signed(high)}"
+def signed_interval(found: tuple[float, float] | None, of: str = "groups") -> str:
+    """`of` is what there are too few of where there is no interval."""
+    return f"none: too few {of}" if found is None else f"{signed(found[0])} … {signed(found[1])}"
 
 
 def probability(p_value: float) -> str:
@@ -32,11 +33,20 @@ def score_text(score: Score) -> str:
 
 
 def score_interval(score: Score) -> str:
-    return "" if score.interval is None else interval(*score.interval)
+    if score.value is None:
+        return ""
+    return f"none: too few groups ({score.groups})" if score.interval is None else interval(*score.interval)
 
 
 def score_with_interval(score: Score) -> str:
-    return score_text(score) if score.interval is None else f"{score_text(score)} ({score_interval(score)})"
+    if score.value is None:
+        return score_text(score)
+    found = f"no interval: {_groups(score)}" if score.interval is None else interval(*score.interval)
+    return f"{score_text(score)} ({found})"
+
+
+def _groups(score: Score) -> str:
+    return f"{score.groups} group{'' if score.groups == 1 else 's'}"
 
 
 def listed(parts: list[str]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hfkit.evaluation.fewest_groups import fewest_groups
 from hfkit.evaluation.report.figures import (
-    interval,
     probability,
     score_interval,
     score_text,
@@ -15,7 +15,13 @@ from hfkit.evaluation.report.figures import (
 )
 from hfkit.evaluation.result import Difference, EvaluateResult, HarnessResult, MetricInfo, Slice, TaskResult
 from hfkit.evaluation.retrieval_result import MeasuredSetting, RetrievalResult
-from hfkit.evaluation.retrieval_table import retrieval_notes, search_in_words, shown_metrics
+from hfkit.evaluation.retrieval_table import (
+    adjustment_note,
+    retrieval_interval,
+    retrieval_notes,
+    search_in_words,
+    shown_metrics,
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,9 @@ def task_table(task: TaskResult, result: EvaluateResult) -> Table:
     ]
     headings = ("metric", "model", "score", "interval", "rows")
     explained = f"Intervals hold the value with {result.confidence:.0%} confidence (bootstrap over groups of rows)."
+    if _lacks_intervals(task):
+        least = fewest_groups(result.confidence, sides=2)
+        explained += f" Where there are fewer than {least} groups, none can be that sure."
     if not task.differences:
         return Table(f"{task.title}: {_counted(task)}", headings, tuple(row[:5] for row in rows), 2, notes=(explained,))
     return Table(
@@ -97,18 +106,18 @@ def retrieval_table(result: RetrievalResult) -> Table:
     shown = shown_metrics(result)
     rows = []
     for name, setting in result.settings.items():
-        figures = [f"{setting.scores[m].mean:.3f} ({interval(*setting.scores[m].interval)})" for m in shown]
+        figures = [f"{setting.scores[m].mean:.3f} ({retrieval_interval(setting.scores[m])})" for m in shown]
         mark = " (the recipe's)" if name == result.recipe else ""
         rows.append((f"{name}{mark}", search_in_words(setting), *figures, *_lead_cells(setting, main)))
     asked = f"{result.queries} judged queries ({result.folder}, split {result.split})"
     return Table(
         f"Search: {asked}, {result.documents} documents",
-        ("setting", "search", *shown, f"lead over dense, {main}", "p"),
+        ("setting", "search", *shown, f"lead over dense, {main}", "p", "adjusted p"),
         tuple(rows),
         names=2,
         notes=(
             f"Intervals hold the value with {result.confidence:.0%} confidence (bootstrap over queries). The lead is "
-            "over dense search on the same queries.",
+            f"over dense search on the same queries. {adjustment_note(result)}",
             *retrieval_notes(result),
         ),
     )
@@ -140,12 +149,17 @@ def gate_table(result: EvaluateResult) -> Table:
             (
                 gate.gate,
                 "yes" if gate.holds else "NO",
-                "too few rows to say" if gate.at_least is None else signed(gate.at_least),
+                gate.why or "too few rows to say" if gate.at_least is None else signed(gate.at_least),
                 signed(gate.needed),
             )
             for gate in result.gates
         ),
     )
+
+
+def _lacks_intervals(task: TaskResult) -> bool:
+    scores = (score for of_model in task.scores.values() for score in of_model.values())
+    return any(one.interval is None and one.value is not None for one in scores)
 
 
 def _counted(task: TaskResult) -> str:
@@ -165,7 +179,7 @@ def _difference_cells(
         return ("",) * 6
     return (
         signed(one.difference),
-        signed_interval(*one.interval),
+        signed_interval(one.interval),
         probability(one.p_value),
         probability(one.p_adjusted),
         "" if one.effect_size is None else f"{one.effect_size:+.2f}",
@@ -178,8 +192,9 @@ def _slice_cell(part: Slice, model: str, metric: MetricInfo) -> str:
     return "" if score is None else score_with_interval(score)
 
 
-def _lead_cells(setting: MeasuredSetting, metric: str) -> tuple[str, str]:
+def _lead_cells(setting: MeasuredSetting, metric: str) -> tuple[str, ...]:
     if metric not in setting.leads:
-        return "", ""
+        return "", "", ""
     lead = setting.leads[metric]
-    return f"{signed(lead.difference)} ({signed_interval(*lead.interval)})", probability(lead.p_value)
+    said = f"{signed(lead.difference)} ({signed_interval(lead.interval, 'queries')})"
+    return said, probability(lead.p_value), probability(lead.p_adjusted)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from hfkit.evaluation.report.figures import (
     figure,
-    interval,
     listed,
     score_interval,
     score_text,
     score_with_interval,
 )
 from hfkit.evaluation.report.tables import metric_named
-from hfkit.evaluation.result import Difference, EvaluateResult, MetricInfo, Score, TaskResult
+from hfkit.evaluation.result import Difference, EvaluateResult, GateResult, MetricInfo, Score, TaskResult
+from hfkit.evaluation.retrieval_table import retrieval_interval
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def headlines(result: EvaluateResult) -> list[str]:
         main = result.retrieval.metrics[0]
         score = result.retrieval.settings[result.retrieval.recipe].scores[main]
         sentences.append(
-            f"Search, as the recipe sets it, reaches {main} {score.mean:.3f} ({interval(*score.interval)}) on "
+            f"Search, as the recipe sets it, reaches {main} {score.mean:.3f} ({retrieval_interval(score)}) on "
             f"{result.retrieval.queries} queries."
         )
     if result.gates:
@@ -46,6 +46,8 @@ def headlines(result: EvaluateResult) -> list[str]:
 
 def is_shown(difference: Difference, confidence: float) -> bool:
     """Whether the difference is there beyond chance, all differences of the evaluation taken into account."""
+    if difference.interval is None:
+        return False
     low, high = difference.interval
     return (low > 0 or high < 0) and difference.p_adjusted < 1 - confidence
 
@@ -134,14 +136,16 @@ def _best_sentence(task: TaskResult, best: BestStep) -> str:
     return f"{sentence}."
 
 
+def _reached(gate: GateResult) -> str:
+    if gate.at_least is None:
+        return gate.why or "too few rows to say"
+    return f"at least {figure(gate.at_least)}"
+
+
 def _gates_sentence(result: EvaluateResult) -> str:
     failed = [gate for gate in result.gates if not gate.holds]
     if not failed:
         return "The gate holds." if len(result.gates) == 1 else f"All {len(result.gates)} gates hold."
-    found = [
-        f"“{gate.gate}” (at least {'unknown' if gate.at_least is None else figure(gate.at_least)}, "
-        f"needed {figure(gate.needed)})"
-        for gate in failed
-    ]
+    found = [f"“{gate.gate}” ({_reached(gate)}, needed {figure(gate.needed)})" for gate in failed]
     verb = "does" if len(failed) == 1 else "do"
     return f"{len(failed)} of {len(result.gates)} gates {verb} not hold: {listed(found)}."

@@ -165,6 +165,8 @@ def arc(columns: Columns, place: str) -> Draft:
         if not isinstance(listed, Mapping):
             raise RowFault("the column choices holds no lists text and label", f"{listed!r:.60}")
         question, choices, labels = text_of(columns, "question"), texts_of(listed, "text", 2), texts_of(listed, "label")
+    if len(labels) != len(choices):
+        raise RowFault("the choices have not one label each", f"{len(choices)} choices, {len(labels)} labels")
     correct = chosen_number(value_of(columns, "answerKey"), choices, "answerKey", labels)
     return Draft(
         id=place,

@@ -9,6 +9,8 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic_core import PydanticSerializationError
+
 from hfkit.errors import RequestError
 from hfkit.evaluation.tasks.task import Task
 from hfkit.recipe import CodeTask
@@ -48,6 +50,13 @@ def code_task(entry: CodeTask, *, allow_code: bool) -> Task:
         raise RequestError(f"evaluate.tasks: {entry.file}: gave a {kind}; let it return a hfkit.evaluation.tasks.Task")
     if len({row.id for row in made.rows}) < len(made.rows):
         raise RequestError(f"evaluate.tasks: {entry.file}: two rows have the same id; each needs one of its own")
+    for row in made.rows:
+        try:
+            row.model_dump_json()
+        except PydanticSerializationError as error:
+            raise RequestError(
+                f"evaluate.tasks: {entry.file}: the row {row.id!a} holds what cannot be kept as JSON: {error}"
+            ) from error
     return replace(made, name=entry.name, rows=tuple(made.rows[: entry.limit]))
 
 

@@ -79,7 +79,20 @@ def read_drafts(data: TaskData, default_split: str, drafting: Drafting, name: st
 def located_rows(data: TaskData, default_split: str, ledger: Ledger) -> Iterator[tuple[Columns, str]]:
     """Each row of the data with its place."""
     for batch in read_source(data.source(default_split), ledger):
-        yield from zip(batch.rows, batch.places, strict=True)
+        for columns, place in zip(batch.rows, batch.places, strict=True):
+            if _is_whole(columns):
+                yield columns, place
+            else:
+                ledger.drop("text with half of a surrogate pair, which no tokenizer takes", place)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether all text in `value` can be kept as UTF-8: JSON can hold halves of surrogate pairs, which cannot."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, Mapping):
+        return all(_is_whole(key) and _is_whole(inner) for key, inner in value.items())
+    return not isinstance(value, list | tuple) or all(map(_is_whole, value))
 
 
 def dropped_in_words(ledger: Ledger) -> list[str]:
@@ -175,17 +188,21 @@ def texts_of(columns: Columns, key: str, least: int = 1) -> tuple[str, ...]:
 
 
 def chosen_number(value: Any, choices: Sequence[str], key: str, labels: Sequence[str] = ()) -> int:
-    """Which of `choices` a value means: its text, one of the `labels`, its number from 0, or its letter.
+    """Which of `choices` a value means: its text, its number from 0, or its letter. Where choices have `labels`, it is
+    the label of one, or else the text, and never a number or a letter of another kind.
 
     Raises:
         RowFault: it means none of them.
     """
+    # Labels come first: with choices that are numbers, "3" may be the text of one and the label of another.
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip() in labels:
+        return list(labels).index(str(value).strip())
     if isinstance(value, str) and value in choices:
         return list(choices).index(value)
-    if isinstance(value, str) and value.strip() in labels:
-        return list(labels).index(value.strip())
     number: int | None = value if isinstance(value, int) and not isinstance(value, bool) else None
-    if isinstance(value, str):
+    if labels:
+        number = None
+    elif isinstance(value, str):
         word = value.strip()
         if word.isascii() and word.isdigit():
             number = int(word)
