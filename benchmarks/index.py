@@ -1,10 +1,10 @@
 """Indexing side by side: this project's index against LangChain's usual pipeline, on one corpus with one model.
 
-    python benchmarks/index.py [FOLDER] [--quick] [--json]
+    python benchmarks/index.py [FOLDER] [--runs N] [--quick] [--json]
 
 FOLDER is in BEIR's layout, by default ../shared/data/scifact. Either side runs in processes of its own on two cores,
-taking turns; medians of three (`--quick`: 500 documents, once, and keeps no result). Times run from the corpus's file
-to a whole index on the disk; loading the model and a warm-up come before.
+taking turns; medians of three runs, or of as many as `--runs` says (`--quick`: 500 documents, once, and keeps no
+result). Times run from the corpus's file to a whole index on the disk; loading the model and a warm-up come before.
 
 LangChain's side is `HuggingFaceEmbeddings` and `FAISS.from_documents` at their defaults, a document an abstract, then
 `save_local`; it needs `pip install hfkit[bench]`. The class comes from langchain-huggingface where that is installed,
@@ -197,6 +197,7 @@ def run_side(side: str, folder: Path, place: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="a folder in BEIR's layout")
+    parser.add_argument("--runs", type=int, default=3, help="how often each side runs (default: 3)")
     parser.add_argument("--quick", action="store_true", help="500 documents, once; keeps no result")
     parser.add_argument("--json", action="store_true", help="print the document alone")
     parser.add_argument("--side", choices=sorted(SIDES), help=argparse.SUPPRESS)
@@ -205,7 +206,7 @@ def main() -> None:
     if arguments.side:
         run_side(arguments.side, arguments.folder, arguments.place)
         return
-    runs = 1 if arguments.quick else 3
+    runs = 1 if arguments.quick else arguments.runs
     figures: dict[str, list[Figures]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder.resolve()

@@ -28,8 +28,10 @@ import torch
 from report import Goal, Result, report
 from transformers import AutoTokenizer
 
+from hfkit.memory.batches import tokens_at_once
 from hfkit.models.embedded import MODELS, fetch
 from hfkit.models.loading import load_model
+from hfkit.models.precision import resolve_precision
 from hfkit.models.tuned import with_new_adapter
 from hfkit.quiet import quiet_libraries
 from hfkit.recipe import AdapterSection, ModelSection
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
 
 ROWS_A_STEP = 8
 MAX_LENGTH = 1024
-TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}
 # XQuAD in English, as this model's template renders it: tokens of a row at shares of all rows, and of an answer.
 XQUAD_LENGTHS = ((0.0, 70), (0.01, 89), (0.1, 149), (0.25, 175), (0.5, 207), (0.75, 258), (0.9, 327), (1.0, 684))
 ANSWER_LENGTH = 6
@@ -94,7 +95,7 @@ def planned(lengths: list[int], capacity: int | None, device: str) -> PlannedSte
         lengths,
         rows_a_step=ROWS_A_STEP,
         micro_batch_size="auto",
-        tokens_at_once=TOKENS_AT_ONCE[device],
+        tokens_at_once=tokens_at_once("gpu" if device == "cuda" else "cpu", half=resolve_precision("auto").is_half),
         capacity=capacity,
         seed=0,
     )
