@@ -505,6 +505,9 @@ class _WarmCli:
         said = self.folder / ".said"
         said.mkdir(exist_ok=True)
         out, err = said / f"{self.started}.out", said / f"{self.started}.err"
+        # A process that is killed at once opens neither.
+        out.touch()
+        err.touch()
         pid = self.server.ask(
             {
                 "cwd": str(self.folder),

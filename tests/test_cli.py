@@ -65,7 +65,9 @@ def test_a_wrong_argument_is_exit_code_2(cli: Cli, arguments: list[str]) -> None
 
 def test_the_document_of_a_run(finished: Path, cli: Cli) -> None:
     shutil.rmtree(finished.parent / "runs")
-    done = cli("run", finished, "--json")
+    # Six test documents, as few as an interval takes.
+    split = "data.splits={test: 0.75}"
+    done = cli("run", finished, split, "--json")
     assert done.code == 0, done.err
     document = done.document
     assert document["recipe"] == "tiny" and document["run"] == "runs/tiny"
@@ -77,14 +79,18 @@ def test_the_document_of_a_run(finished: Path, cli: Cli) -> None:
     assert {entry["metric"] for entry in task["differences"]} == METRICS
     for entry in task["differences"]:
         assert (entry["model"], entry["reference"]) == ("tuned", "base")
-        low, high = entry["interval"]
         base, tuned = (task["scores"][model][entry["metric"]]["value"] for model in ("base", "tuned"))
         assert entry["difference"] == pytest.approx(tuned - base)
-        assert low <= entry["difference"] <= high and 0 < entry["p_value"] <= entry["p_adjusted"] <= 1
+        assert 0 < entry["p_value"] <= entry["p_adjusted"] <= 1
+        # Some documents have no answerable question in the test.
+        assert entry["interval"] is not None or entry["metric"] != "abstention_accuracy"
+        if entry["interval"] is not None:
+            low, high = entry["interval"]
+            assert low <= entry["difference"] <= high
         assert 0 <= base <= 1 and 0 <= tuned <= 1
     # What was said on the way went to standard error, and a second run says the same of the results.
     assert "train: running" in done.err
-    again = cli("run", finished, "--json").document
+    again = cli("run", finished, split, "--json").document
     assert [stage.pop("made_now") for stage in again["stages"].values()] == [False] * 4
     assert [stage.pop("made_now") for stage in document["stages"].values()] == [True] * 4
     assert again == document
@@ -128,7 +134,7 @@ def test_a_recipe_that_names_no_stage(cli: Cli, workplace: Path) -> None:
     assert_refused(cli("run", "empty.yaml"), "names no stage")
 
 
-MET = "tuned.abstention_accuracy >= base.abstention_accuracy - 1.0 with confidence 0.9"
+MET = "tuned.abstention_accuracy >= base.abstention_accuracy - 1.0 with confidence 0.7"
 NOT_MET = "tuned.token_f1 >= 0.99"
 
 

@@ -81,7 +81,7 @@ def toys_in_place() -> Iterator[Toys]:
     with pytest.MonkeyPatch.context() as patch:
         for name, stage in tuple(STAGES.items()):
             patch.setitem(STAGES, name, replace(stage, run=toys.work))  # type: ignore[arg-type]
-        patch.setattr(hfkit.pipeline, "describe_environment", lambda: described)
+        patch.setattr(hfkit.pipeline, "describe_environment", lambda code: described)
         yield toys
     gc.unfreeze()
 

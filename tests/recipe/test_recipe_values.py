@@ -143,7 +143,7 @@ app: {}
         log_steps=10,
     )
     assert recipe.evaluate is not None
-    assert (recipe.evaluate.max_new_tokens, recipe.evaluate.batch_size, recipe.evaluate.gates) == (80, 16, ())
+    assert (recipe.evaluate.max_new_tokens, recipe.evaluate.batch_size, recipe.evaluate.gates) == (80, "auto", ())
     assert recipe.rag == RagSection(
         documents=("docs/",),
         embedder="embedded:all-minilm-l6-v2",
