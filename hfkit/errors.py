@@ -19,3 +19,13 @@ class WorkError(HfkitError):
     """The request was right and the work failed, or a gate was not met."""
 
     exit_code: ClassVar[int] = 1
+
+
+def hub_network_error() -> type[Exception]:
+    """The base class of what goes wrong between here and the Hub: the HTTP library's own. Which library that is depends
+    on the version of huggingface_hub."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    network = HfHubHTTPError.__bases__[0]
+    assert issubclass(network, Exception)
+    return network

@@ -321,4 +321,4 @@ def _row_mean(metric: MetricInfo) -> RowMean:
 
 
 def _scored_already(row: Row, answer: Answer) -> float | None:
-    raise NotImplementedError("these rows were scored when they were answered")
+    raise AssertionError("these rows were scored when they were answered")

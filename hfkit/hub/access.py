@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from hfkit.errors import hub_network_error
 from hfkit.hub.failures import LOG_IN, explained, in_one_line
 from hfkit.hub.files import RepositoryKind
 from hfkit.recipe import HubSection
@@ -37,8 +38,7 @@ def check_access(section: HubSection) -> list[Answer]:
         return [("hub", "error", "HF_HUB_OFFLINE is set, so nothing can be published; unset it, or set hub=null")]
     if get_token() is None:
         return [("hub", "error", f"there is no token for the Hub; {LOG_IN}")]
-    network = HfHubHTTPError.__bases__[0]
-    assert issubclass(network, Exception)
+    network = hub_network_error()
     api = HfApi(library_name="hfkit")
     try:
         account = api.whoami()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hfkit.errors import hub_network_error
 from hfkit.hub.facts import RunFacts, hub_id
 from hfkit.models.base_identity import BASE, folder_fingerprint
 from hfkit.models.embedded import PREFIX
@@ -49,10 +50,8 @@ def moved_since(facts: RunFacts, revision: str | None) -> str | None:
 def newest_commit(id: str) -> str | None:
     """Of the model's default branch on the Hub; None where the Hub does not say."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
-    network = HfHubHTTPError.__bases__[0]
-    assert issubclass(network, Exception)
+    network = hub_network_error()
     try:
         return HfApi().model_info(id).sha
     except (network, ConnectionError):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hfkit.errors import HfkitError, RequestError, WorkError
+from hfkit.errors import HfkitError, RequestError, WorkError, hub_network_error
 
 # Links to storage carry their permission in what follows the question mark.
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
@@ -21,9 +21,7 @@ def explained(target: str) -> Iterator[None]:
     """Turns what huggingface_hub raises while it talks of `target` into a RequestError or a WorkError."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    # Of the HTTP library's own base class: which library that is depends on the version of huggingface_hub.
-    network = HfHubHTTPError.__bases__[0]
-    assert issubclass(network, Exception)
+    network = hub_network_error()
     try:
         yield
     except OfflineModeIsEnabled as error:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from hfkit.artifact import Artifact
 from hfkit.data.card import DataResult
-from hfkit.errors import RequestError
+from hfkit.errors import RequestError, hub_network_error
 from hfkit.evaluation.result import EvaluateResult
 from hfkit.hub.failures import in_one_line
 from hfkit.manifest import Manifest
@@ -132,15 +132,13 @@ def _fetching(id: str) -> Iterator[None]:
     """What keeps a published run from being fetched is said in one sentence."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    network = HfHubHTTPError.__bases__[0]
-    assert issubclass(network, Exception)
+    network = hub_network_error()
     try:
         yield
     except HFValidationError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfkit.artifact import Artifact
-from hfkit.errors import RequestError
+from hfkit.errors import RequestError, hub_network_error
 from hfkit.hub.base_revision import newest_commit
 from hfkit.models.embedded import PREFIX
 from hfkit.recipe import Recipe
@@ -73,12 +73,11 @@ def require_commits(pins: Sequence[Pin]) -> list[str]:
 
 def _require_commit(pin: Pin) -> None:
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(try_to_load_from_cache(pin.id, "config.json", revision=pin.commit), str):
         return
-    network = HfHubHTTPError.__bases__[0]
-    assert issubclass(network, Exception)
+    network = hub_network_error()
     try:
         HfApi().model_info(pin.id, revision=pin.commit)
     except RevisionNotFoundError as error:

@@ -22,26 +22,6 @@ if TYPE_CHECKING:
 FOUR = ("Paris", "London is large", "the capital of another country altogether", "a")
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    torch.manual_seed(3)
-    for weight in loaded.parameters():
-        weight.data.add_(torch.randn_like(weight) * 0.2)
-    return loaded.eval()
-
-
-@pytest.fixture(scope="module")
-def renderer(tiny_model: Path) -> Renderer:
-    from hfkit.models.loading import load_renderer
-    from hfkit.recipe import ModelSection
-
-    return load_renderer(ModelSection(base=str(tiny_model)))
-
-
 def by_hand(model: Any, parts: list[Scored]) -> tuple[float, bool]:
     import torch
 

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from hfkit.data.ledger import Ledger
 from hfkit.data.sources.batch import Located
 from hfkit.data.sources.parquet import BINARY_COLUMN
-from hfkit.errors import RequestError
+from hfkit.errors import RequestError, hub_network_error
 from hfkit.quiet import quiet_libraries
 from hfkit.recipe import HubSource
 
@@ -148,11 +148,8 @@ def _failures() -> tuple[type[Exception], ...]:
     """What the libraries raise where the network, the Hub or the dataset's files are at fault."""
     import pyarrow as pa
     from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
 
-    # Of the HTTP library's own base class: which library that is depends on the version of huggingface_hub.
-    network = HfHubHTTPError.__bases__[0]
-    assert issubclass(network, Exception)
+    network = hub_network_error()
     return (DatasetsError, OSError, ValueError, RuntimeError, NotImplementedError, pa.ArrowException, network)
 
 
