@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
 from hfkit.data.duplicates import content_key
 from hfkit.data.examples import Example, LabelledText
-from hfkit.data.formats import ChosenFormat, choose_format
+from hfkit.data.formats import choose_format
 from hfkit.data.ledger import Account, Ledger, RowFault
 from hfkit.data.prepared import example_schema
 from hfkit.data.quality import examine
@@ -30,7 +30,14 @@ _SOURCE: TypeAdapter[DataSource] = TypeAdapter(DataSource)
 
 
 class Conversion(BaseModel):
-    """What converting depends on. `sample` are the first rows of the source, as JSON, from which its format is told."""
+    """What converting depends on.
+
+    Attributes:
+        source, key: of the recipe, and where it stands there.
+        sample: the first rows of the source, as JSON, from which its format is told.
+        mark: what is put behind each row's id, where a source before this one reads rows of the same places: an id
+            names one example. What a row belongs to stays what it is, so that no row stands on both sides.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,6 +46,7 @@ class Conversion(BaseModel):
     sample: str
     splits: SplitsSection
     quality: QualitySection
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +66,35 @@ class Converter:
         source = _SOURCE.validate_python(settings.source)
         assert not isinstance(source, SynthesizeSource)
         self._source: ReadSource = source
-        self._splits, self._quality = settings.splits, settings.quality
+        self._splits, self._quality, self._mark = settings.splits, settings.quality, settings.mark
+        # How rows are dealt matters to those alone that are.
+        dealt = source.use == "split"
+        self._time = settings.splits.key if dealt and settings.splits.by == "time" else None
+        self._stratum = settings.splits.stratify if dealt else None
         self.chosen = choose_format(json.loads(settings.sample), source.format, source.fields, settings.key)
 
     def convert(self, batch: Batch) -> Converted:
         ledger = Ledger()
         kept: list[Example] = []
+        groups: list[str] = []
         strata: list[str] = []
         times: list[float] = []
         for row, place in zip(batch.rows, batch.places, strict=True):
-            for inner, where in _expanded(self.chosen, row, place):
+            for inner, where in self.chosen.expand(row, place):
                 try:
                     example = self._example(inner, where, ledger)
-                    time = _seconds(inner, self._splits.key) if self._splits.by == "time" and self._splits.key else 0.0
-                    stratum = stratum_of(example, self._splits.stratify)
+                    time = 0.0 if self._time is None else _seconds(inner, self._time)
+                    stratum = _stratum_of(example, self._stratum)
                 except RowFault as fault:
                     ledger.drop(fault.reason, where, fault.detail)
                     continue
                 good = _without_faults(example, where, self._quality, ledger)
                 if good is not None:
-                    kept.append(good)
+                    groups.append(group_of(good, self._splits))
+                    kept.append(good.model_copy(update={"id": f"{good.id}{self._mark}"}) if self._mark else good)
                     strata.append(stratum)
                     times.append(time)
-        return Converted(landed_batch(kept, strata, times, self._splits), ledger.dropped, ledger.noted)
+        return Converted(landed_batch(kept, groups, strata, times), ledger.dropped, ledger.noted)
 
     def _example(self, row: Row, place: str, ledger: Ledger) -> Example:
         """Raises RowFault."""
@@ -95,13 +109,17 @@ class Converter:
         )
 
 
+def group_of(example: Example, splits: SplitsSection) -> str:
+    """What the example must stay together with on one side."""
+    return example.id if splits.by == "row" else example.document
+
+
 def landed_batch(
-    examples: Sequence[Example], strata: Sequence[str], times: Sequence[float], splits: SplitsSection
+    examples: Sequence[Example], groups: Sequence[str], strata: Sequence[str], times: Sequence[float]
 ) -> pa.RecordBatch:
     """Examples and what is remembered of each, as `Converted` describes them."""
     import pyarrow as pa
 
-    groups = [example.id if splits.by == "row" else example.document for example in examples]
     columns = {
         "id": pa.array([example.id for example in examples], pa.string()),
         "document": pa.array([example.document for example in examples], pa.string()),
@@ -156,7 +174,7 @@ def unpacked(answer: bytes) -> Converted:
         return Converted(stream.read_next_batch(), dropped, noted)
 
 
-def stratum_of(example: Example, field: str | None) -> str:
+def _stratum_of(example: Example, field: str | None) -> str:
     """The value that splits keep in proportion, as JSON. Raises RowFault where the example has no such field."""
     if field is None:
         return ""
@@ -169,15 +187,6 @@ def stratum_of(example: Example, field: str | None) -> str:
 
 def _hashed(group: str) -> int:
     return int.from_bytes(hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
-
-
-def _expanded(chosen: ChosenFormat, row: Row, place: str) -> Iterator[tuple[Row, str]]:
-    """The rows that a row stands for, with their places."""
-    inner = list(chosen.expand(row))
-    if len(inner) == 1:
-        yield inner[0], place
-    else:
-        yield from ((one, f"{place}/{number}") for number, one in enumerate(inner))
 
 
 def _without_faults(example: Example, place: str, quality: QualitySection, ledger: Ledger) -> Example | None:

@@ -22,12 +22,13 @@ from hfkit.data.converting import (
     Converted,
     Converter,
     conversion_job,
+    group_of,
     landed_batch,
     landed_schema,
     packed,
-    stratum_of,
     unpacked,
 )
+from hfkit.data.cores import cores
 from hfkit.data.examples import EXAMPLE, Example, Kind
 from hfkit.data.formats import SAMPLE
 from hfkit.data.ledger import Ledger
@@ -35,7 +36,8 @@ from hfkit.data.mixing import Numbers
 from hfkit.data.prepared import ShardWriter
 from hfkit.data.sources import read_source
 from hfkit.data.sources.batch import Batch
-from hfkit.data.workers import cores, on_workers
+from hfkit.data.sources.sql import sql_name
+from hfkit.data.workers import on_workers
 from hfkit.recipe import (
     CallableSource,
     HubSource,
@@ -138,8 +140,10 @@ def land_source(
     strata: Strata,
     allow_code: bool,
     ledger: Ledger,
+    read_before: bool = False,
 ) -> Landed:
-    """Read source `number` of the recipe, convert its rows and keep those without fault in `folder`.
+    """Read source `number` of the recipe, convert its rows and keep those without fault in `folder`. `read_before` says
+    that a source before it reads rows of the same places, under other columns for example: ids tell them apart.
 
     Raises:
         RequestError: the source cannot be read, gives no rows, or is of no format that is known for certain.
@@ -154,6 +158,7 @@ def land_source(
         sample=json.dumps(list(first.rows[:SAMPLE])),
         splits=splits,
         quality=quality,
+        mark=f" ({key})" if read_before else "",
     )
     converter = Converter(settings)
     for note in converter.chosen.notes:
@@ -199,8 +204,9 @@ def land_examples(
     with ShardWriter(folder, "rows", landed_schema()) as writer:
         for start in range(0, len(examples), _EXAMPLES_A_BATCH):
             part = examples[start : start + _EXAMPLES_A_BATCH]
-            values = [stratum_of(example, splits.stratify) for example in part]
-            batch = landed_batch(part, values, [0.0] * len(part), splits)
+            groups = [group_of(example, splits) for example in part]
+            # Neither a stratum nor a time: these rows are dealt already.
+            batch = landed_batch(part, groups, [""] * len(part), [0.0] * len(part))
             writer.write(batch)
             columns.add(batch)
     return Landed(
@@ -247,6 +253,6 @@ def _name_of(key: str, source: ReadSource) -> str:
         case HubSource():
             return f"{key} ({source.hub})"
         case SqlSource():
-            return f"{key} (sql)"
+            return f"{key} ({sql_name(source)})"
         case CallableSource():
             return f"{key} ({source.callable})"

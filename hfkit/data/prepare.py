@@ -32,6 +32,7 @@ from hfkit.data.prepared import (
 )
 from hfkit.data.rendering_pool import BATCH, RenderedBatch, RenderSettings, render_batches, unrendered_batches
 from hfkit.data.selection import Sides, choose_rows, drop_shown
+from hfkit.data.sources import place_names
 from hfkit.errors import RequestError
 from hfkit.recipe import Recipe, SynthesizeSource
 from hfkit.stage import StageContext
@@ -99,10 +100,12 @@ def _land(context: StageContext, ledger: Ledger) -> list[Landed]:
     assert recipe.data is not None
     folder = context.folder / _LANDED
     strata = Strata()
+    read: set[str] = set()
     landed = []
     for number, source in enumerate(recipe.data.sources):
         if isinstance(source, SynthesizeSource):
             continue
+        names = place_names(source)
         one = land_source(
             source,
             number,
@@ -112,7 +115,9 @@ def _land(context: StageContext, ledger: Ledger) -> list[Landed]:
             strata=strata,
             allow_code=recipe.allow_code,
             ledger=ledger,
+            read_before=not read.isdisjoint(names),
         )
+        read |= names
         context.progress.say(f"  {one.name}: {len(one.keys):,} of {one.read:,} rows kept; {one.why}")
         if not len(one.keys):
             raise RequestError(f"{one.name}: none of its {one.read:,} rows can be used:\n{in_words(ledger)}")

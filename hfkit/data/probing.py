@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hfkit.data.conversation import Conversation, Turn
 from hfkit.data.converting import Conversion, Converter
+from hfkit.data.examples import Kind
+from hfkit.data.formats import FORMATS
 from hfkit.data.ledger import Ledger, RowFault
 from hfkit.data.rendering_pool import BatchRenderer, RenderSettings
 from hfkit.data.sources import read_source
@@ -14,11 +18,12 @@ from hfkit.data.sources.batch import Batch
 from hfkit.errors import RequestError
 from hfkit.models.loading import load_renderer
 from hfkit.preflight import Finding, Severity
-from hfkit.recipe import ModelSection, PathSource, Recipe
+from hfkit.recipe import ModelSection, PathSource, Recipe, SynthesizeSource
 
 _SAMPLE = 200
 # Below this, an interval over test rows is wider than most differences that anybody looks for.
 _FEW_TEST_ROWS = 20
+_TEMPLATE = "data.rendering"
 
 _PROBE = Conversation(
     id="the probe",
@@ -32,67 +37,127 @@ _PROBE = Conversation(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """The first rows of a source of files.
+
+    Attributes:
+        key: where the source stands in the recipe.
+        kind: what its rows become.
+        texts: the examples, as JSON.
+        ledger: what was dropped on the way to them.
+        whole: whether these are all of its rows.
+        split: whether some of its rows are kept for testing.
+    """
+
+    key: str
+    kind: Kind
+    texts: Sequence[str]
+    ledger: Ledger
+    whole: bool
+    split: bool
+
+
 def probe(recipe: Recipe) -> list[Finding]:
-    """Findings about the chat template and about a sample of every source of files."""
+    """Findings about a sample of every source of files, and about the chat template where it is needed."""
     if recipe.data is None or recipe.model is None:
         return []
-    findings = [probe_template(recipe.model)]
-    if findings[0].severity == "error":
-        return findings
+    samples: list[_Sample | Finding] = []
     for number, source in enumerate(recipe.data.sources):
         if isinstance(source, PathSource):
-            findings += _probe_source(recipe, source, number)
+            try:
+                samples.append(_sample_of(recipe, source, number))
+            except RequestError as error:
+                samples.append(Finding(f"data.sources.{number}", "error", str(error)))
+    kinds = {sample.kind for sample in samples if isinstance(sample, _Sample)} | _kinds_unseen(recipe)
+    findings = []
+    if None in kinds or "conversation" in kinds:
+        findings.append(probe_template(recipe.model, needed="conversation" in kinds))
+    usable = all(finding.severity != "error" for finding in findings)
+    for sample in samples:
+        if isinstance(sample, Finding):
+            findings.append(sample)
+        elif sample.kind == "text" or (sample.kind == "conversation" and usable):
+            findings += _rendered(recipe, sample)
     return findings
 
 
-def probe_template(model: ModelSection) -> Finding:
-    """Whether the template shows every prompt as inference will, ends turns with a stop token, and begins once."""
-    key = "data.rendering"
+def _kinds_unseen(recipe: Recipe) -> set[Kind | None]:
+    """What the rows of sources become that are no files, as far as the recipe says so: None where nobody knows yet."""
+    assert recipe.data is not None
+    kinds: set[Kind | None] = set()
+    for source in recipe.data.sources:
+        if isinstance(source, SynthesizeSource):
+            kinds.add("conversation")
+        elif not isinstance(source, PathSource):
+            kinds.add(None if source.format == "auto" else FORMATS[source.format].kind)
+    return kinds
+
+
+def probe_template(model: ModelSection, *, needed: bool = True) -> Finding:
+    """Whether the template shows every prompt as inference will, ends turns with a stop token, and begins once.
+
+    `needed` is False where the rows may be plain text all of them, which takes no template.
+    """
     try:
         renderer = load_renderer(model)
         sequences = renderer.training_sequences(_PROBE)
         remarks = renderer.remarks
     except (RequestError, RowFault) as error:
-        return Finding(key, "error", str(error))
+        if needed:
+            return Finding(_TEMPLATE, "error", str(error))
+        return Finding(_TEMPLATE, "note", f"{error}. Conversations need it, plain text does not")
     stops = " or ".join(str(renderer.tokenizer.convert_ids_to_tokens(stop)) for stop in renderer.stop_ids)
     shape = "all turns in one sequence" if len(sequences) == 1 else "one sequence a turn, as it rewrites earlier ones"
     text = f"prompts are shown as inference will show them; a turn ends with {stops}; {shape}"
-    return Finding(key, "note" if remarks else "ok", " ".join([text, *(f"— {remark}" for remark in remarks)]))
+    return Finding(_TEMPLATE, "note" if remarks else "ok", " ".join([text, *(f"— {remark}" for remark in remarks)]))
 
 
-def _probe_source(recipe: Recipe, source: PathSource, number: int) -> list[Finding]:
-    assert recipe.data is not None and recipe.model is not None
+def _sample_of(recipe: Recipe, source: PathSource, number: int) -> _Sample:
+    """Raises RequestError where the source cannot be read, or its format cannot be told."""
+    assert recipe.data is not None
     key = f"data.sources.{number}"
     ledger = Ledger()
-    try:
-        batches = read_source(source, ledger, batch_rows=_SAMPLE)
-        batch = next(batches)
-        whole = next(batches, None) is None
-        rows = list(itertools.islice(zip(batch.rows, batch.places, strict=True), _SAMPLE))
-        converter = Converter(
-            Conversion(
-                source=source.model_dump(mode="json"),
-                key=key,
-                sample=json.dumps([row for row, _ in rows]),
-                splits=recipe.data.splits,
-                quality=recipe.data.quality,
-            )
+    batches = read_source(source, ledger, batch_rows=_SAMPLE)
+    batch = next(batches)
+    whole = next(batches, None) is None
+    rows = list(itertools.islice(zip(batch.rows, batch.places, strict=True), _SAMPLE))
+    converter = Converter(
+        Conversion(
+            source=source.model_dump(mode="json"),
+            key=key,
+            sample=json.dumps([row for row, _ in rows]),
+            splits=recipe.data.splits,
+            quality=recipe.data.quality,
         )
-        converted = converter.convert(Batch([row for row, _ in rows], [place for _, place in rows]))
-        texts = converted.examples.column("example").to_pylist()
-        if converter.chosen.kind not in ("conversation", "text"):
-            return []
-        settings = RenderSettings(
-            model=recipe.model,
-            max_length=recipe.data.max_length,
-            special_tokens=recipe.data.quality.special_tokens,
-            chat=converter.chosen.kind == "conversation",
-        )
-        sequences, outcome = BatchRenderer(settings).render(texts)
-    except RequestError as error:
-        return [Finding(key, "error", str(error))]
+    )
+    converted = converter.convert(Batch([row for row, _ in rows], [place for _, place in rows]))
     for account in converted.dropped:
         ledger.merge_dropped(account)
+    return _Sample(
+        key=key,
+        kind=converter.chosen.kind,
+        texts=converted.examples.column("example").to_pylist(),
+        ledger=ledger,
+        whole=whole,
+        split=source.use == "split",
+    )
+
+
+def _rendered(recipe: Recipe, sample: _Sample) -> list[Finding]:
+    """What becomes of the sample's rows with the model's tokenizer."""
+    assert recipe.data is not None and recipe.model is not None
+    settings = RenderSettings(
+        model=recipe.model,
+        max_length=recipe.data.max_length,
+        special_tokens=recipe.data.quality.special_tokens,
+        chat=sample.kind == "conversation",
+    )
+    try:
+        sequences, outcome = BatchRenderer(settings).render(sample.texts)
+    except RequestError as error:
+        return [Finding(sample.key, "error", str(error))]
+    key, ledger, whole = sample.key, sample.ledger, sample.whole
     for remark in outcome.dropped:
         ledger.drop(remark.reason, remark.id, remark.detail)
     trained, tokens = (sum(sequences.column(name).to_pylist()) for name in ("trained", "length"))
@@ -108,7 +173,7 @@ def _probe_source(recipe: Recipe, source: PathSource, number: int) -> list[Findi
         severity = "error"
         reasons = f"{reasons}; data.quality.max_dropped allows {recipe.data.quality.max_dropped}"
     findings = [Finding(f"{key}.rows", severity, f"{said}{f' ({reasons})' if reasons else ''}")]
-    if whole and source.use == "split":
+    if whole and sample.split:
         findings += _few_test_rows(recipe, sum(outcome.kept))
     return findings
 

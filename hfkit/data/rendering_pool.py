@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict
 
 from hfkit.data.contamination import Contamination
 from hfkit.data.conversation import Conversation
+from hfkit.data.cores import cores
 from hfkit.data.examples import EXAMPLE, Example, PlainText
 from hfkit.data.ledger import RowFault
 from hfkit.data.prepared import sequence_schema
 from hfkit.data.rendering import Rendered, Renderer, SpecialTokens
-from hfkit.data.workers import Job, cores, on_workers
+from hfkit.data.workers import Job, on_workers
 from hfkit.models.loading import load_renderer
 from hfkit.recipe import ModelSection
 

@@ -71,13 +71,6 @@ def on_workers(job: str, settings: str, work: Iterable[bytes], count: int) -> It
             worker.process.join()
 
 
-def cores() -> int:
-    """How many this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def named_job(job: str, settings: str) -> Job:
     """The job of `on_workers`, in this process."""
     module, function = job.split(":")

@@ -96,7 +96,8 @@ def _sequences(recipe: Recipe, folder: Path, packs: Sequence[Sequence[int]]) -> 
     from hfkit.models.loading import load_tokenizer
 
     assert recipe.model is not None
-    tokenizer = load_tokenizer(recipe.model)
+    # The sequences are prepared: plain text needed no chat template for it.
+    tokenizer = load_tokenizer(recipe.model, chat=False)
     specials = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     prepared = iter(pick_sequences(folder, "train", [number for pack in packs for number in pack]))
     shown = []

@@ -446,15 +446,16 @@ def test_articles_of_squad_are_taken_apart() -> None:
     article = {"title": "Oslo", "paragraphs": [{"context": "Oslo is old.", "qas": [asked, {**asked, "id": "2"}]}]}
     chosen = choose_format([article], "auto", {}, "data.sources.0")
 
-    rows = list(chosen.expand(article))
+    rows = list(chosen.expand(article, "f:1"))
 
     assert chosen.name == "question_answer"
-    assert [row["id"] for row in rows] == ["1", "2"]
-    made = chosen.convert(rows[0], id="f:1")
+    assert [(row["id"], place) for row, place in rows] == [("1", "f:1/0"), ("2", "f:1/1")]
+    made = chosen.convert(rows[0][0], id="f:1")
     assert isinstance(made, Conversation)
     assert made.messages[-1].content == "Oslo [1]"
     # An article without questions is a row like another, and at fault.
-    assert list(chosen.expand({"title": "Rome", "paragraphs": []})) == [{"title": "Rome", "paragraphs": []}]
+    empty = {"title": "Rome", "paragraphs": []}
+    assert list(chosen.expand(empty, "f:2")) == [(empty, "f:2")]
 
 
 def test_what_the_recipe_says_of_a_row_is_taken_over() -> None:

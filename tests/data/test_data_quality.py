@@ -256,6 +256,25 @@ def test_redaction_reaches_every_text_of_a_row() -> None:
     assert redacted.model_dump_json().count("[e-mail]") == 6
 
 
+@pytest.mark.parametrize("gates", [{"emails": "redact"}, {"emails": "drop"}, {"secrets": "redact"}], ids=str)
+def test_a_group_is_told_from_others_and_names_nobody(gates: dict[str, str]) -> None:
+    private = "ann@firm.org" if "emails" in gates else "AKIAQ2W3E4R5T6Y7U2I3"
+    settings = QualitySection.model_validate(gates)
+
+    def group(name: str, settings: QualitySection = settings) -> str:
+        kept = examine(PlainText(id="f:1", document=name, text="a"), settings).example
+        assert kept is not None
+        return kept.document
+
+    assert private not in group(private) and group(private) == group(private)
+    assert group(private) != group(f"{private}/2")
+    assert group("customer 12") == "customer 12"
+    assert group(private, DEFAULT) == private
+    assert [reason for reason, _ in examine(PlainText(id="1", document=private, text="a"), settings).noted] == [
+        "a group with an e-mail address or a secret in its name, which is kept as a hash"
+    ]
+
+
 def test_rows_with_addresses_or_secrets_are_dropped_or_kept() -> None:
     mail, secret = text("jo@mail.fr"), text(SECRETS[0])
     assert (reason(mail), reason(secret)) == (None, None)

@@ -214,6 +214,29 @@ def test_parquet(workplace: Path) -> None:
     json.dumps(expected, allow_nan=False)
 
 
+def test_values_that_python_cannot_hold_cost_their_row_alone(workplace: Path) -> None:
+    last = 253402300799  # 9999-12-31T23:59:59Z, which stands for "never"; an hour later in Berlin
+    columns = {
+        "n": pa.array(range(6)),
+        "until": pa.array([0, last, last + 1, None, 0, 0], pa.timestamp("s", "Europe/Berlin")),
+        "more": pa.array([None, None, None, [("k", 1), ("k", 2)], [("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+        "text": pa.array(["x"] * 5 + [b"\xff"], pa.binary()).view(pa.string()),
+    }
+    pq.write_table(pa.table(columns), workplace / "a.parquet")
+    ledger = Ledger()
+    rows = read("a.parquet", ledger, batch_rows=3)
+    assert [(place, row["until"]) for place, row in rows] == [
+        ("a.parquet#0", "1970-01-01T01:00:00+01:00"),
+        ("a.parquet#1", "9999-12-31T23:59:59+00:00"),
+        ("a.parquet#4", "1970-01-01T01:00:00+01:00"),
+    ]
+    assert rows[2][1]["more"] == {"k": 1}
+    told = [said for account in ledger.dropped for said in account.first]
+    assert len(told) == ledger.rows_dropped == 3
+    assert told[0].startswith("a.parquet#2: until: ") and told[1].startswith("a.parquet#3: more: ")
+    assert told[2].startswith("a.parquet#5: text: byte 0xff")
+
+
 def test_parquet_rows_are_counted_over_batches(workplace: Path) -> None:
     pq.write_table(pa.table({"n": list(range(25))}), workplace / "a.parquet", row_group_size=10)
     assert read("a.parquet", batch_rows=4) == [(f"a.parquet#{n}", {"n": n}) for n in range(25)]

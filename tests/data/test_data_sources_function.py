@@ -11,6 +11,7 @@ import pytest
 
 from hfkit.data.ledger import Ledger
 from hfkit.data.sources import check_source, identify_source, read_source
+from hfkit.data.sources.function import function_name
 from hfkit.errors import RequestError
 from hfkit.recipe import CallableSource
 
@@ -53,13 +54,23 @@ def read(name: str, **arguments: Any) -> list[tuple[str, dict[str, Any]]]:
 
 def test_a_function_gives_rows(chat_source: Path) -> None:
     path = list(sys.path)
+    name = function_name(CallableSource(callable="own.chat_source:chats", arguments={"word": "y"}))
     assert read("own.chat_source:chats", word="y") == [
-        ("own.chat_source:chats#0", {"text": "y0", "tags": ["a", "b"]}),
-        ("own.chat_source:chats#1", {"text": "y1", "tags": ["a", "b"]}),
+        (f"{name}#0", {"text": "y0", "tags": ["a", "b"]}),
+        (f"{name}#1", {"text": "y1", "tags": ["a", "b"]}),
     ]
     assert [row for _, row in read("own.chat_source:as_list")] == [{"n": 1}, {"n": 2}]
     assert [row for _, row in read("own.chat_source:Chats")] == [{"n": 3}]
     assert sys.path == path
+
+
+def test_arguments_tell_one_calls_rows_from_anothers(chat_source: Path) -> None:
+    def names(**arguments: Any) -> list[str]:
+        return [place for place, _ in read("own.chat_source:chats", **arguments)]
+
+    assert names() == ["own.chat_source:chats#0", "own.chat_source:chats#1"]
+    assert len({*names(), *names(word="y"), *names(word="z")}) == 6
+    assert names(word="y", count=2) == names(count=2, word="y") != names(word="y")
 
 
 def test_rows_are_asked_for_as_they_are_needed(chat_source: Path) -> None:

@@ -196,7 +196,10 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 def test_hub_datasets(read: Reader) -> None:
     chats = {"hub": "me/chats", "config": "chats"}
-    five = [[f"hub:me/chats/train#{n}", {"n": n, "text": f"t{n}"}] for n in range(5)]
+
+    def five(name: str) -> list[Any]:
+        return [[f"{name}#{n}", {"n": n, "text": f"t{n}"}] for n in range(5)]
+
     whole, streamed, test, labelled, missing, no_split, no_config, no_revision = read(
         chats,
         chats | {"streaming": True},
@@ -208,15 +211,15 @@ def test_hub_datasets(read: Reader) -> None:
         chats | {"revision": "nope"},
     )
     assert whole["check"] == ["note", "me/chats will be fetched from the Hub"]
-    assert whole["identity"] == {"hub": "me/chats", "commit": COMMIT}
-    assert whole["rows"] == streamed["rows"] == five
-    assert test["rows"] == [["hub:me/chats/test#0", {"n": 9, "text": "t9"}]]
+    assert whole["identity"] == {"hub": "me/chats", "commit": COMMIT, "rows": "hub:me/chats:chats/train"}
+    assert whole["rows"] == streamed["rows"] == five("hub:me/chats:chats/train")
+    assert test["rows"] == [[f"hub:me/chats:chats/test@{COMMIT}#0", {"n": 9, "text": "t9"}]]
     assert [row for _, row in labelled["rows"]] == [
         {"text": "x", "label": "good"},
         {"text": "y", "label": "bad"},
         {"text": "z", "label": None},
     ]
-    assert labelled["noted"] == [["hub:me/chats/train: picture"]]
+    assert labelled["noted"] == [["hub:me/chats:labelled/train: picture"]]
     assert missing["error"].startswith("hub: me/missing: there is no such dataset on the Hub")
     assert "nope" in no_split["error"] and "train" in no_split["error"] and "test" in no_split["error"]
     assert "chats" in no_config["error"] and "labelled" in no_config["error"]
@@ -229,8 +232,10 @@ def test_hub_datasets(read: Reader) -> None:
         chats, chats | {"revision": COMMIT}, chats | {"revision": "v1"}, {"hub": "me/missing"}, offline=True
     )
     assert cached["check"] == ["ok", "me/chats is in the cache"]
-    assert cached["rows"] == pinned["rows"] == five
-    assert cached["identity"] == pinned["identity"] == whole["identity"]
+    assert cached["rows"] == five("hub:me/chats:chats/train")
+    assert pinned["rows"] == five(f"hub:me/chats:chats/train@{COMMIT}")
+    assert cached["identity"] == whole["identity"]
+    assert pinned["identity"]["commit"] == COMMIT
     assert "revision v1 is not in the cache" in wrong["error"]
     assert absent["check"] == ["error", absent["error"]]
     assert "HF_HUB_OFFLINE" in absent["error"] and "\n" not in absent["error"]

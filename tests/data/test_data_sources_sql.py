@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -21,6 +22,7 @@ pytest.importorskip("sqlalchemy")
 
 from hfkit.data.ledger import Ledger
 from hfkit.data.sources import check_source, identify_source, read_source
+from hfkit.data.sources.sql import sql_name
 from hfkit.errors import RequestError
 from hfkit.recipe import SqlSource
 
@@ -54,8 +56,25 @@ def test_a_query_with_bound_values(chats: Path) -> None:
         {"low": 17, "not": "'; DROP TABLE chats --"},
         batch_rows=2,
     )
-    assert rows == [(f"sql#{n - 17}", {"id": n, "prompt": f"Prompt {n}", "score": n / 2}) for n in (17, 18, 19)]
+    assert [row for _, row in rows] == [{"id": n, "prompt": f"Prompt {n}", "score": n / 2} for n in (17, 18, 19)]
+    names = {place.partition("#")[0] for place, _ in rows}
+    assert [place.partition("#")[2] for place, _ in rows] == ["0", "1", "2"]
+    assert len(names) == 1 and re.fullmatch(r"sql:[0-9a-f]{6}", *names)
     assert len(read("SELECT * FROM chats", f"sqlite:///{chats}")) == 20
+
+
+def test_what_tells_one_querys_rows_from_anothers(chats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(sql: str = "SELECT 1", url: str = "sqlite:///chats.db", **parameters: Any) -> str:
+        return sql_name(SqlSource(sql=sql, url=url, parameters=parameters))
+
+    other = [name("SELECT 2"), name(url="sqlite:///more.db"), name(part="a"), name(part="b"), name(url="env:CHATS_URL")]
+    assert len({name(), *other}) == 6
+    assert name("SELECT\n  1 ;") == name(), "how it is broken into lines is no other query"
+    for_all = name(url="env:CHATS_URL")
+    monkeypatch.setenv("CHATS_URL", "sqlite:///chats.db")
+    assert name(url="env:CHATS_URL") == for_all, "whatever the address is on this machine"
+    secret, changed = (name(url=f"postgresql+psycopg://reader:{word}@127.0.0.1/chats") for word in ("s3cret", "n3w"))
+    assert secret == changed
 
 
 def test_batches_are_as_large_as_they_may_be(chats: Path) -> None:
@@ -113,7 +132,7 @@ def test_full_text_search_can_be_asked(workplace: Path) -> None:
         connection.execute("INSERT INTO pages VALUES ('a harbour'), ('a dune')")
         connection.commit()
     rows = read("SELECT body FROM pages WHERE pages MATCH :what", "sqlite:///a.db", {"what": "dune"})
-    assert rows == [("sql#0", {"body": "a dune"})]
+    assert [row for _, row in rows] == [{"body": "a dune"}]
 
 
 def test_a_fault_in_the_middle_names_the_row(workplace: Path) -> None:
@@ -121,7 +140,7 @@ def test_a_fault_in_the_middle_names_the_row(workplace: Path) -> None:
         connection.execute("CREATE TABLE t (x)")
         connection.execute("INSERT INTO t VALUES ('a'), ('b'), (CAST(x'ff' AS TEXT))")
         connection.commit()
-    with pytest.raises(RequestError, match=r"sql#2: sqlite:///a\.db: .*UTF-8"):
+    with pytest.raises(RequestError, match=r"sql:\w{6}#2: sqlite:///a\.db: .*UTF-8"):
         read("SELECT x FROM t", "sqlite:///a.db", batch_rows=1)
 
 
@@ -132,9 +151,9 @@ def test_binary_values_are_dropped_and_named(workplace: Path) -> None:
         connection.commit()
     ledger = Ledger()
     rows = read("SELECT * FROM t", "sqlite:///a.db", ledger=ledger)
-    assert [place for place, _ in rows] == ["sql#0", "sql#2"]
+    assert [place.partition("#")[2] for place, _ in rows] == ["0", "2"]
     (dropped,) = ledger.dropped
-    assert dropped.rows == 1 and dropped.first[0].startswith("sql#1: in picture")
+    assert dropped.rows == 1 and "#1: in picture" in dropped.first[0]
 
 
 def test_identity_follows_the_content(chats: Path) -> None:
@@ -284,7 +303,7 @@ def test_postgresql_is_read_in_pieces(filled: str) -> None:
     first = dict(batches[0].rows[0])
     assert len(first.pop("uuid")) == 36 and first.pop("made").startswith("2026-01-02T")
     assert first == {"id": 2, "prompt": "Prompt 2", "price": 0.5, "more": {"n": [2]}, "tags": ["a", "b"]}
-    assert batches[3].places[-1] == "sql#997"
+    assert batches[3].places[-1] == f"{sql_name(source)}#997"
 
 
 @pytest.mark.parametrize(
@@ -310,11 +329,12 @@ def test_postgresql_refuses_to_write(filled: str, sql: str) -> None:
 def test_postgresql_says_what_is_wrong(filled: str) -> None:
     with pytest.raises(RequestError, match=r'sql: postgresql\+psycopg://reader@/postgres: relation "missing" does not'):
         read("SELECT * FROM missing", filled)
-    with pytest.raises(RequestError, match=r"sql#500: .*division by zero"):
+    with pytest.raises(RequestError, match=r"sql:\w{6}#500: .*division by zero"):
         read("SELECT 1 / (id - 500) FROM chats", filled, batch_rows=250)
     assert identify_source(SqlSource(sql="SELECT 1", url=filled)) == {
         "sql": "SELECT 1",
         "parameters": {},
         "database": "postgresql+psycopg://reader@/postgres",
         "content": None,
+        "rows": sql_name(SqlSource(sql="SELECT 1", url=filled)),
     }

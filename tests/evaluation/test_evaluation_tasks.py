@@ -298,6 +298,10 @@ def test_texts_preferences_and_conversations_of_ones_own() -> None:
         assert isinstance(row, PreferenceRow) and (row.chosen, row.rejected) == ("Hello!", "Go away.")
         assert [turn.content for turn in row.messages] == ["Hi"]
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    asked = {"question": "What is old?", "answers": [{"text": "Oslo", "answer_start": 0}]}
+    article = {"title": "Oslo", "paragraphs": [{"context": "Oslo is old.", "qas": [asked, asked]}]}
+    of_article = own([article], kind="generation")
+    assert [row.id for row in of_article.rows] == ["rows.jsonl:1/0", "rows.jsonl:1/1"]
     task = own([{"messages": turns, "topic": "greeting"}], kind="generation", slices=["topic"])
     (said,) = map(generation, task.rows)
     assert said.references == ("Hello!",) and said.slices == {"topic": "greeting"}

@@ -82,9 +82,14 @@ class ChosenFormat:
     columns: Mapping[str, str]
     _paths: tuple[tuple[str, tuple[str, ...]], ...]
 
-    def expand(self, row: Row) -> Iterator[Row]:
-        """The rows that a row stands for: itself, or the questions of one article as SQuAD's JSON nests them."""
-        return articles_flattened(row) if self.name == "question_answer" else iter((row,))
+    def expand(self, row: Row, place: str) -> Iterator[tuple[Row, str]]:
+        """The rows that a row stands for, each with a place of its own: itself, or the questions of one article as
+        SQuAD's JSON nests them, at `chats.jsonl:17/0` and on."""
+        inner = list(articles_flattened(row)) if self.name == "question_answer" else [row]
+        if len(inner) == 1:
+            yield inner[0], place
+        else:
+            yield from ((one, f"{place}/{number}") for number, one in enumerate(inner))
 
     def convert(
         self,

@@ -9,15 +9,16 @@ from pydantic import JsonValue
 
 from hfkit.data.ledger import Ledger
 from hfkit.data.sources.batch import Batch, Located, Row, in_batches
-from hfkit.data.sources.function import check_function, function_identity, function_rows
+from hfkit.data.sources.files import list_files
+from hfkit.data.sources.function import check_function, function_identity, function_name, function_rows
 from hfkit.data.sources.hub import check_hub, hub_identity, hub_name, hub_rows
 from hfkit.data.sources.path import check_path, path_identity, path_rows
 from hfkit.data.sources.sql import NAME as SQL
-from hfkit.data.sources.sql import check_sql, sql_identity, sql_rows
+from hfkit.data.sources.sql import check_sql, sql_identity, sql_name, sql_rows
 from hfkit.errors import RequestError
 from hfkit.recipe import CallableSource, HubSource, PathSource, ReadSource, SqlSource
 
-__all__ = ["Batch", "Row", "check_source", "identify_source", "read_source"]
+__all__ = ["Batch", "Row", "check_source", "identify_source", "place_names", "read_source"]
 
 
 def read_source(
@@ -25,8 +26,9 @@ def read_source(
 ) -> Iterator[Batch]:
     """The source's rows, at most `batch_rows` at a time; those that cannot be read are dropped into `ledger`.
 
-    A row's place is `FILE:LINE`, `FILE.json[NUMBER]`, `FILE.parquet#NUMBER`, `FILE.txt`, `hub:ID/SPLIT#NUMBER`,
-    `sql#NUMBER` or `MODULE:FUNCTION#NUMBER`. Lines are counted from 1, numbers from 0.
+    A row's place is `FILE:LINE`, `FILE.json[NUMBER]`, `FILE.parquet#NUMBER`, `FILE.txt`,
+    `hub:ID[:CONFIG]/SPLIT[@REVISION]#NUMBER`, `sql:HASH#NUMBER` or `MODULE:FUNCTION[:HASH]#NUMBER`: no two sources have
+    a place in common unless they read the same thing. Lines are counted from 1, numbers from 0.
 
     Raises:
         RequestError: the source cannot be read, or not to its end; it gives no rows; or it is a Python function and
@@ -39,6 +41,24 @@ def read_source(
         yield batch
     if not given:
         raise RequestError(f"{_name(source)}: holds no rows{_what_was_dropped(ledger, before)}")
+
+
+def place_names(source: ReadSource) -> frozenset[str]:
+    """What the places of the source's rows begin with. Two sources can have a row in common only where they have one of
+    these in common.
+
+    Raises:
+        RequestError: the source cannot be read.
+    """
+    match source:
+        case PathSource():
+            return frozenset(file.name for file in list_files(source.path).files)
+        case HubSource():
+            return frozenset({hub_name(source)})
+        case SqlSource():
+            return frozenset({sql_name(source)})
+        case CallableSource():
+            return frozenset({function_name(source)})
 
 
 def identify_source(source: ReadSource) -> JsonValue:

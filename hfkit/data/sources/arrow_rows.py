@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +12,11 @@ import pyarrow.types as types
 from hfkit.data.ledger import Ledger, RowFault
 from hfkit.data.sources.batch import Located
 from hfkit.data.sources.plain_values import plain
+from hfkit.data.sources.strict_json import NOT_UTF8
+
+# What Arrow raises for dates beyond Python's years, time zones that nobody knows, maps in which a key stands twice, and
+# text that is not UTF-8.
+_NOT_HELD = (OverflowError, KeyError, ValueError)
 
 
 def binary_columns(schema: pa.Schema) -> list[str]:
@@ -19,8 +25,9 @@ def binary_columns(schema: pa.Schema) -> list[str]:
 
 
 def rows_of(batch: pa.RecordBatch, name: str, start: int, ledger: Ledger) -> Iterator[Located]:
-    """The batch's rows; `start` is the number of the first, as the place `name#number` counts them."""
-    rows = batch.to_pylist(maps_as_pydicts="strict")
+    """The batch's rows; `start` is the number of the first, as the place `name#number` counts them. A row with a value
+    that Python cannot hold is dropped into `ledger`."""
+    rows = _python_rows(batch)
     unusual = [
         field.name
         for field, column in zip(batch.schema, batch.columns, strict=True)
@@ -30,12 +37,45 @@ def rows_of(batch: pa.RecordBatch, name: str, start: int, ledger: Ledger) -> Ite
     for number, row in enumerate(rows, start=start):
         place = f"{name}#{number}"
         try:
+            if isinstance(row, RowFault):
+                raise row
             for column in unusual:
                 row[column] = plain(row[column], column)
         except RowFault as fault:
             ledger.drop(fault.reason, place, fault.detail)
             continue
         yield row, place, size
+
+
+def _python_rows(batch: pa.RecordBatch) -> list[dict[str, Any] | RowFault]:
+    """The batch's rows as Python has them, or what is at fault with one. One by one is slower by far, and is done where
+    all at once does not go."""
+    try:
+        return list(batch.to_pylist(maps_as_pydicts="strict"))
+    except _NOT_HELD:
+        return [_python_row(batch, number) for number in range(batch.num_rows)]
+
+
+def _python_row(batch: pa.RecordBatch, number: int) -> dict[str, Any] | RowFault:
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = _python_value(column[number])
+        except UnicodeDecodeError as error:
+            return RowFault(NOT_UTF8, f"{name}: byte 0x{error.object[error.start]:02x}: {error.reason}")
+        except _NOT_HELD as error:
+            return RowFault("a value that Python cannot hold", f"{name}: {' '.join(map(str, error.args))}")
+    return row
+
+
+def _python_value(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py(maps_as_pydicts="strict")
+    except _NOT_HELD:
+        if not types.is_timestamp(value.type) or value.type.tz is None:
+            raise
+    # The end of the year 9999 stands for "never", and is the year 10000 in zones to the east. UTC names the same time.
+    return value.cast(pa.timestamp(value.type.unit, "UTC")).as_py()
 
 
 def _holds_binary(kind: pa.DataType) -> bool:

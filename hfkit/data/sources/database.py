@@ -33,10 +33,6 @@ class Database:
 
     def __init__(self, text: str) -> None:
         """Raises RequestError: the URL is none, the variable is not set, the driver or the SQLite file is missing."""
-        try:
-            import sqlalchemy  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise RequestError("url: reading a database needs SQLAlchemy: pip install 'hfkit[sql]'") from error
         self._url = _parsed(text)
         self.name = _described(self._url)
         self.file = _sqlite_file(self._url, self.name) if self._url.get_backend_name() == "sqlite" else None
@@ -102,9 +98,22 @@ class Database:
         return engine
 
 
+def database_name(text: str) -> str:
+    """What tells a recipe's databases apart: `env:NAME` as it stands, which is the same on every machine; else the URL
+    without password and options.
+
+    Raises:
+        RequestError: the URL is none, or SQLAlchemy is not installed.
+    """
+    return text if text.startswith(_FROM_ENVIRONMENT) else _described(_parsed(text))
+
+
 def _parsed(text: str) -> URL:
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
+    try:
+        from sqlalchemy import make_url
+        from sqlalchemy.exc import ArgumentError
+    except ModuleNotFoundError as error:
+        raise RequestError("url: reading a database needs SQLAlchemy: pip install 'hfkit[sql]'") from error
 
     if text.startswith(_FROM_ENVIRONMENT):
         variable = text.removeprefix(_FROM_ENVIRONMENT)

@@ -17,6 +17,7 @@ from hfkit.artifact import file_sha256
 from hfkit.data.ledger import Ledger, RowFault
 from hfkit.data.sources.batch import Located
 from hfkit.data.sources.files import shown
+from hfkit.data.sources.naming import short_hash
 from hfkit.data.sources.plain_values import plain_row
 from hfkit.errors import RequestError
 from hfkit.recipe import CallableSource
@@ -27,6 +28,12 @@ _ASYNCHRONOUS = "is asynchronous; let a plain function (def, not async def) yiel
 _STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 _END = object()
 _ASSUMED_BYTES = 1024
+
+
+def function_name(source: CallableSource) -> str:
+    """What the places of the function's rows begin with: `package.module:function`, and where it is called with
+    arguments, what tells these from others, such as `package.module:function:3f29ab`."""
+    return f"{source.callable}:{short_hash(source.arguments)}" if source.arguments else source.callable
 
 
 def function_rows(source: CallableSource, ledger: Ledger) -> Iterator[Located]:
@@ -52,8 +59,9 @@ def function_rows(source: CallableSource, ledger: Ledger) -> Iterator[Located]:
         number = 0
         with _foreign(name, "when its rows were asked for"):
             rows = iter(given)
+        places = function_name(source)
         while True:
-            place = f"{name}#{number}"
+            place = f"{places}#{number}"
             with _foreign(place, "before the function gave this row"):
                 row = next(rows, _END)
             if row is _END:
@@ -74,7 +82,12 @@ def function_rows(source: CallableSource, ledger: Ledger) -> Iterator[Located]:
 def function_identity(source: CallableSource) -> JsonValue:
     """The hash of the file that the function stands in, which is found without running any of it."""
     path = _module_file(source.callable)
-    return {"callable": source.callable, "sha256": None if path is None else file_sha256(path)}
+    identity: dict[str, JsonValue] = {
+        "callable": source.callable,
+        "sha256": None if path is None else file_sha256(path),
+    }
+    # Where rows have other names than before, they are prepared again.
+    return {**identity, "rows": function_name(source)} if source.arguments else identity
 
 
 def check_function(source: CallableSource) -> str:

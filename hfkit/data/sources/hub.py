@@ -25,7 +25,11 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 def hub_name(source: HubSource) -> str:
-    return f"hub:{source.hub}/{source.split}"
+    """What the places of the split's rows begin with: `hub:ID/SPLIT`, with configuration and revision where the recipe
+    names them: `hub:ID:CONFIG/SPLIT@REVISION`."""
+    config = "" if source.config is None else f":{source.config}"
+    revision = "" if source.revision is None else f"@{source.revision}"
+    return f"hub:{source.hub}{config}/{source.split}{revision}"
 
 
 def hub_rows(source: HubSource, ledger: Ledger, batch_rows: int) -> Iterator[Located]:
@@ -73,7 +77,10 @@ def hub_identity(source: HubSource) -> JsonValue:
             commit = HfApi().dataset_info(source.hub, revision=source.revision).sha
         except _failures() as error:
             raise _refusal(source, error) from error
-    return {"hub": source.hub, "commit": commit}
+    identity: dict[str, JsonValue] = {"hub": source.hub, "commit": commit}
+    # Where rows have other names than before, they are prepared again.
+    named = source.config is not None or source.revision is not None
+    return {**identity, "rows": hub_name(source)} if named else identity
 
 
 def _cached_commit(source: HubSource) -> str | None:

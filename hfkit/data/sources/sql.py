@@ -13,7 +13,8 @@ from pydantic import JsonValue
 from hfkit.artifact import file_sha256
 from hfkit.data.ledger import Ledger, RowFault
 from hfkit.data.sources.batch import Located
-from hfkit.data.sources.database import Database
+from hfkit.data.sources.database import Database, database_name
+from hfkit.data.sources.naming import short_hash
 from hfkit.data.sources.plain_values import plain
 from hfkit.errors import RequestError
 from hfkit.recipe import SqlSource
@@ -29,6 +30,18 @@ _QUERY = re.compile(r"[\s(]*(select|with|values|table|from)\b", re.IGNORECASE)
 _BYTES_BESIDE = 64
 
 
+def sql_name(source: SqlSource) -> str:
+    """What the places of the query's rows begin with, such as `sql:3f29ab`: query, values and database tell it from
+    others. How the query is broken into lines does not matter.
+
+    Raises:
+        RequestError: the URL is none, or SQLAlchemy is not installed.
+    """
+    query = " ".join(source.sql.rstrip("; \t\r\n").split())
+    told = {"sql": query, "parameters": dict(source.parameters), "database": database_name(source.url)}
+    return f"{NAME}:{short_hash(told)}"
+
+
 def sql_rows(source: SqlSource, ledger: Ledger, batch_rows: int) -> Iterator[Located]:
     """The query's rows, in the order in which the database gives them; dates, decimals and the like as plain values.
 
@@ -40,6 +53,7 @@ def sql_rows(source: SqlSource, ledger: Ledger, batch_rows: int) -> Iterator[Loc
 
     query = _query(source)
     database = Database(source.url)
+    name = sql_name(source)
     # A cursor on the server's side. The option yield_per does nothing for queries that are text, and without a size
     # partitions() would fetch everything at once.
     streaming = {"stream_results": True, "max_row_buffer": batch_rows}
@@ -57,13 +71,13 @@ def sql_rows(source: SqlSource, ledger: Ledger, batch_rows: int) -> Iterator[Loc
             try:
                 part = next(parts, None)
             except SQLAlchemyError as error:
-                raise database.refusal(error, f"{NAME}#{next(numbers)}") from error
+                raise database.refusal(error, f"{name}#{next(numbers)}") from error
             if part is None:
                 return
             for values, number in zip(part, numbers, strict=False):
-                place = f"{NAME}#{number}"
+                place = f"{name}#{number}"
                 try:
-                    row = {name: plain(value, name) for name, value in zip(columns, values, strict=True)}
+                    row = {column: plain(value, column) for column, value in zip(columns, values, strict=True)}
                 except RowFault as fault:
                     ledger.drop(fault.reason, place, fault.detail)
                     continue
@@ -81,7 +95,14 @@ def sql_identity(source: SqlSource) -> JsonValue:
             content = [file_sha256(path) for path in (database.file, log) if path.is_file() and path.stat().st_size]
         except OSError as error:
             raise RequestError(f"url: {database.name}: cannot be read: {error}") from error
-    return {"sql": source.sql, "parameters": dict(source.parameters), "database": database.name, "content": content}
+    # Where rows have other names than before, they are prepared again.
+    return {
+        "sql": source.sql,
+        "parameters": dict(source.parameters),
+        "database": database.name,
+        "content": content,
+        "rows": sql_name(source),
+    }
 
 
 def check_sql(source: SqlSource) -> tuple[Literal["ok", "note"], str]:

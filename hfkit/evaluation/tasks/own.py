@@ -211,8 +211,8 @@ def _rows_of_examples(entry: OwnTask) -> tuple[list[Row], tuple[str, ...], list[
         metadata = {name: columns[name] for name in entry.slices if name in columns}
         group = None if entry.group is None else str(columns.get(entry.group))
         try:
-            for expanded in chosen.expand(columns):
-                examples.append(chosen.convert(expanded, id=place, document=group, metadata=metadata, ledger=ledger))
+            for inner, where in chosen.expand(columns, place):
+                examples.append(chosen.convert(inner, id=where, document=group, metadata=metadata, ledger=ledger))
         except RowFault as fault:
             ledger.drop(fault.reason, place, fault.detail)
     labels: tuple[str, ...] = ()
