@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from hfkit.artifact import (
     Artifact,
@@ -32,7 +32,7 @@ from hfkit.provenance import input_digests, read_models
 from hfkit.ranks import Followers
 from hfkit.recipe import Recipe, dump_recipe
 from hfkit.run import RECIPE, Run
-from hfkit.stage import Stage, StageName
+from hfkit.stage import PartialResult, Stage, StageName
 from hfkit.stages import STAGES, closure
 
 
@@ -108,6 +108,13 @@ def _unchanged_inputs(
     return reads
 
 
+def _fingerprint_without(result: BaseModel, fingerprint: str) -> str:
+    """The fingerprint of an artifact that had to do without some of its inputs is not the one that is looked for."""
+    if not isinstance(result, PartialResult) or not result.missing:
+        return fingerprint
+    return fingerprint_of({"fingerprint": fingerprint, "without": [*sorted(result.missing)]})
+
+
 def _give_memory_back() -> None:
     """A stage's models are garbage when it ends; the next stage should not have to find room beside them."""
     gc.collect()
@@ -124,7 +131,13 @@ def _still_good(run: Run, stage: Stage, fingerprint: str, progress: Progress) ->
     except DamagedArtifact as error:
         progress.say(f"{stage.name}: {error}; the stage is run again")
         return None
-    if artifact is None or artifact.fingerprint != fingerprint:
+    if artifact is None:
+        return None
+    if artifact.fingerprint != fingerprint:
+        missing = artifact.result.get("missing")
+        if isinstance(missing, list) and missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            progress.say(f"{stage.name}: {missing[0]}{more} could not be read last time, and is looked for again")
         return None
     lost = None if stage.lost is None else stage.lost(run.context(stage, progress), artifact)
     if lost is not None:
@@ -159,7 +172,7 @@ def _make(
     reads = _unchanged_inputs(stage, run.recipe, fingerprint, needed)
     artifact = Artifact(
         stage=stage.name,
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint_without(result, fingerprint),
         files=record_files(folder),
         seed=run.recipe.seed,
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from hfkit.artifact import Artifact
 from hfkit.progress import Progress
@@ -15,6 +15,18 @@ from hfkit.recipe import Recipe
 
 StageName = Literal["index", "data", "train", "evaluate", "publish"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+
+
+class PartialResult(BaseModel):
+    """Of a stage that finishes without an input that cannot be read, rather than not at all.
+
+    `missing` names the inputs that may be readable at the next run, though nobody changes them. An artifact without
+    them has a fingerprint of its own: so the next run makes it again, and, if that brings them, what depends on it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

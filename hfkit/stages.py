@@ -45,6 +45,9 @@ def _data_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
         reads["tokenizer"] = model_identity(recipe.model.base, recipe.model.revision)
         reads["chat_template"] = template_identity(recipe.model.chat_template)
         reads["template_arguments"] = dict(recipe.model.template_arguments)
+    if (recipe.data.quality.emails, recipe.data.quality.secrets) != ("keep", "keep"):
+        # What was prepared before names of groups went through these gates may hold what they keep out.
+        reads["gates"] = "groups too"
     if recipe.rag is not None and _synthesises(recipe):
         reads["search"] = recipe.rag.search.mode
         # Whoever words the prompt anew must train anew.
@@ -81,6 +84,8 @@ def _evaluate_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     section = recipe.evaluate.retrieval
     if section is not None and recipe.rag is not None:
         reads["search"] = recipe.rag.search.model_dump(mode="json")
+        if recipe.rag.search.rerank is not None:
+            reads["reranker"] = model_identity(recipe.rag.search.rerank, None)
         splits = [section.split] if section.tune is None else [section.split, section.tune]
         files = [path for split in splits for path in judged_files(section.folder, split)]
         reads["judgements"] = {str(path): file_sha256(path) for path in files}

@@ -51,10 +51,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was found and not read, and why, in plain words."""
+    """A file that was found and not read, and why, in plain words. `passing` says that another time it may be readable
+    though nobody changed it: the network failed, or the time was over."""
 
     source: str
     reason: str
+    passing: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rag.errors import DamagedIndexError, IncompatibleIndexError, RagError, RagRequestError
+from rag.errors import DamagedIndexError, IncompatibleIndexError, RagError, RagRequestError, ReplacedIndexError
 
 # Of the tables below. A file of another format is refused.
 FORMAT_VERSION = 3
@@ -398,10 +398,10 @@ class Database:
         """An open file can be read and written long after another one has its name, or none has; nobody would see it.
 
         Raises:
-            RagError: that is so.
+            ReplacedIndexError: that is so.
         """
         if _identity(self.path) != self._file:
-            raise RagError(f"{self.path} was replaced or deleted; open it again")
+            raise ReplacedIndexError(f"{self.path} was replaced or deleted; open it again")
 
     def settle(self) -> None:
         """Moves the journal into the file, so that the file alone is whole. A reader at work is not waited for: then

@@ -13,7 +13,7 @@ from rag.errors import RagRequestError
 from rag.limits import Limits
 from rag.readers.formats import PLAIN, read, suffix_of
 from rag.readers.pool import ReaderPool
-from rag.readers.unreadable import Unreadable
+from rag.readers.unreadable import Unreadable, UnreadableNow
 
 __all__ = [
     "Corpus",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # Part of every fingerprint: raise it when a reader starts to read the same bytes differently.
-READER_VERSION = 3
+READER_VERSION = 4
 
 
 def load_corpus(sources: Sequence[str], hosts: Collection[str] = (), limits: Limits | None = None) -> Corpus:
@@ -49,8 +49,8 @@ def load_corpus(sources: Sequence[str], hosts: Collection[str] = (), limits: Lim
     skipped: dict[Skipped, None] = {}
     bounds = limits or Limits()
     with ReaderPool(bounds) as pool:
-        for source in _checked(sources):
-            part = _read(source, hosts, bounds, pool)
+        for number, source in enumerate(_checked(sources)):
+            part = _read(source, sources[:number], hosts, bounds, pool)
             for document in part.documents:
                 first = documents.setdefault(document.id, document)
                 if first is not document and first.sha256 != document.sha256:
@@ -79,13 +79,13 @@ def fingerprint_sources(sources: Sequence[str], hosts: Collection[str] = (), lim
     return digest.hexdigest()
 
 
-def _read(source: str, hosts: Collection[str], limits: Limits, pool: ReaderPool) -> Corpus:
+def _read(source: str, earlier: Sequence[str], hosts: Collection[str], limits: Limits, pool: ReaderPool) -> Corpus:
     if docstrings.is_source(source):
         return docstrings.read_source(source)
     if beir.is_source(source):
         return beir.read_source(source, limits)
     if columns.is_source(source):
-        return columns.read_source(source, limits)
+        return columns.read_source(source, earlier, limits, pool)
     if web.is_url(source):
         return _read_url(web.check_url(source, hosts), hosts, limits, pool)
     return files.read_source(source, limits, pool)
@@ -116,7 +116,7 @@ def _read_url(url: str, hosts: Collection[str], limits: Limits, pool: ReaderPool
         if suffix_of(page.name) in PLAIN:
             return Corpus((read(url, page.name, page.data, limits),))
     except Unreadable as reason:
-        return Corpus((), (Skipped(url, str(reason)),))
+        return Corpus((), (Skipped(url, str(reason), isinstance(reason, UnreadableNow)),))
     with tempfile.TemporaryDirectory(prefix="rag-") as folder:
         # The reader's process takes a path; what the page calls itself is not it.
         path = Path(folder) / "page"

@@ -15,5 +15,9 @@ class IncompatibleIndexError(RagRequestError):
     """The index is whole, and was made with another embedder, chunker or chunk settings than are asked for."""
 
 
+class ReplacedIndexError(RagError):
+    """The index is no longer the one that was opened: open it again."""
+
+
 class DamagedIndexError(RagError):
     """The index cannot be trusted: corrupted, or no index at all."""

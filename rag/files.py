@@ -22,7 +22,7 @@ from rag.readers.decoding import printable
 from rag.readers.draft import over_bytes
 from rag.readers.formats import ARCHIVES, PLAIN, READERS, read, suffix_of, without_reader
 from rag.readers.pool import ReaderPool
-from rag.readers.unreadable import Unreadable
+from rag.readers.unreadable import Unreadable, may_pass
 
 _DEEPEST = 1_000
 _PIECE = 1_000_000
@@ -118,8 +118,8 @@ def near(path: Path) -> str:
     return f"; did you mean {' or '.join((parent / name).as_posix() for name in close)}?" if close else ""
 
 
-def _skipped(found: Found, reason: str) -> Corpus:
-    return Corpus((), (Skipped(found.id.encode("utf-8", "backslashreplace").decode("utf-8"), reason),))
+def _skipped(found: Found, reason: str, passing: bool = False) -> Corpus:
+    return Corpus((), (Skipped(found.id.encode("utf-8", "backslashreplace").decode("utf-8"), reason, passing),))
 
 
 def _read_here(found: Found, limits: Limits) -> Corpus:
@@ -130,7 +130,7 @@ def _read_here(found: Found, limits: Limits) -> Corpus:
             raise Unreadable(over_bytes(len(data), limits))
         return Corpus((read(found.id, found.id, data, limits),))
     except OSError as error:
-        return _skipped(found, os_reason(error))
+        return _skipped(found, os_reason(error), may_pass(error))
     except Unreadable as reason:
         return _skipped(found, str(reason))
 

@@ -13,9 +13,9 @@ from rag.chunking import Chunk, ChunkSettings
 from rag.corpus import Corpus, Document
 from rag.database import DatabaseBusyError, NotWrittenError
 from rag.embedder import Embedder, Progress
-from rag.errors import RagRequestError
+from rag.errors import IncompatibleIndexError, RagRequestError, ReplacedIndexError
 from rag.filters import AllowedChunks
-from rag.index_files import DATABASE, own_files, repair_leftovers
+from rag.index_files import DATABASE, own_files, remove_renewal, repair_leftovers
 from rag.layout import IndexSettings
 from rag.lexical import LexicalIndex
 from rag.manifest import Manifest
@@ -33,7 +33,8 @@ class Index:
     """Documents, chunks and vectors, to sync with a corpus and to search.
 
     May be used from several threads. Several processes may read while one syncs: a search sees one whole generation,
-    the newest. Close it, or use it as a context manager.
+    the newest. One that was made anew for another embedder has to be opened again with that one, and says so
+    (`rag.errors.ReplacedIndexError`). Close it, or use it as a context manager.
     """
 
     def __init__(self, folder: Path, store: Store, embedder: Embedder | None, wait_seconds: float) -> None:
@@ -168,6 +169,7 @@ class Index:
         self._store.database.check_in_place()  # first: taking the lock would make a folder that is gone
         with writing(self.folder, self._wait_seconds):
             self._store.database.check_in_place()
+            self._follow()
             report = sync_store(self._store, embedder, corpus, self.folder, progress)
             try:
                 self._store.database.settle()
@@ -178,6 +180,7 @@ class Index:
                     f"What is derived from the database could not be written, and will be made later: {error}"
                 ) from error
             self._store.database.check_in_place()
+            remove_renewal(self.folder)  # it would have had to take the place of what is right as it is
         return report
 
     def search(
@@ -219,6 +222,7 @@ class Index:
         Raises:
             DamagedIndexError: naming what is wrong.
         """
+        self._store.read_manifest()
         findings = verify_store(self.folder, self._store).findings
         if findings:
             raise self._store.database.damaged("; ".join(finding.what for finding in findings[:5]))
@@ -236,12 +240,29 @@ class Index:
         changed since, or built in memory."""
         with self._lock:
             if self._vectors is None or self._vectors.token != self._store.token:
+                self._follow()
                 self._vectors = (
                     VectorIndex.read(self.folder, self._store)
                     or VectorIndex.read_any(self.folder, self._store)
                     or VectorIndex.build(self._store)
                 )
             return self._vectors
+
+    def _follow(self) -> None:
+        """An index that was made anew since it was opened is searched and synced as it is now.
+
+        Raises:
+            ReplacedIndexError: it was made anew for another embedder than the one at hand.
+        """
+        self._store.read_manifest()
+        if self._embedder is not None:
+            try:
+                self.manifest.check(self.folder, self._embedder)
+            except IncompatibleIndexError as error:
+                raise ReplacedIndexError(
+                    f"the index {self.folder} was made anew since it was opened, with {self.manifest.embedder_name} "
+                    f"(revision {self.manifest.embedder_revision}); open it again with that embedder"
+                ) from error
 
     def _vectors_made_anew(self) -> VectorIndex:
         """From the database, because the file of the snapshot's generation names a chunk that there is not. The file
@@ -265,6 +286,7 @@ class Index:
         the index is read without the files, as on a read-only one."""
         store = self._store
         with store.database.snapshot():
+            self._follow()
             self._vectors = VectorIndex.read(self.folder, store)
             lexical = LexicalIndex.read(self.folder, store)
             whole = self._vectors is not None and is_in_place(self.folder, store)
@@ -288,6 +310,7 @@ def remove_index(folder: Path, wait_seconds: float = 10.0) -> None:
     with writing(folder, wait_seconds):
         for path in own_files(folder):
             path.unlink(missing_ok=True)
+        remove_renewal(folder)
 
 
 def _check_ids(ids: Collection[str]) -> Collection[str]:

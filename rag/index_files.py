@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from rag import embedded_file, lexical, vectors_file
 
 DATABASE = "index.sqlite"
 REPAIRED = "repaired.sqlite"
+RENEWAL = ".renewed"
 # What SQLite keeps beside a database.
 _BESIDE = ("", "-wal", "-shm", "-journal")
 _NAMES = {embedded_file.NAME, *(name + suffix for name in (DATABASE, REPAIRED) for suffix in _BESIDE)}
@@ -29,6 +31,15 @@ def remove_repair_leftovers(folder: Path) -> None:
     """Call it with the writer lock held."""
     for path in repair_leftovers(folder):
         path.unlink(missing_ok=True)
+
+
+def remove_renewal(folder: Path) -> None:
+    """What a renewal that was cut off has made so far. Call it with the writer lock held."""
+    beside = folder / RENEWAL
+    if beside.is_symlink() or beside.is_file():
+        beside.unlink()
+    elif beside.is_dir():
+        shutil.rmtree(beside)
 
 
 def _is_own(name: str) -> bool:

@@ -31,3 +31,6 @@ class Limits:
     """Bytes of address space of the process that reads all but plain text (where the system can bound it)."""
     download_seconds: float = 60.0
     """To fetch one address, redirects included."""
+
+
+DEFAULTS = Limits()

@@ -13,7 +13,8 @@ from itertools import zip_longest
 from pathlib import PurePath
 
 from rag.corpus import Document, Metadata, Section
-from rag.readers.draft import one_line, scalars
+from rag.limits import DEFAULTS, Limits
+from rag.readers.draft import one_line, scalars, within
 from rag.segments import FENCE, line_spans
 
 _ATX = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
@@ -44,16 +45,19 @@ class Heading:
     end: int
 
 
-def parse_markdown(id: str, text: str) -> Document:
+def parse_markdown(id: str, text: str, limits: Limits = DEFAULTS) -> Document:
     """A document whose sections are the bodies under its headings, text before the first heading included. Of a heading
     with nothing under it, not even another heading, the section is the line that writes it.
 
     The title is the front matter's `title`, else the first level-1 heading, else the file's name. A heading path starts
     at the level-1 heading above, or at the title where there is none. Metadata are what else the front matter says.
     `text` has "\\n" newlines.
+
+    Raises:
+        Unreadable: it has more headings than sections are allowed.
     """
     body_start, title, front_matter = _front_matter(text)
-    headings = list(find_headings(text, body_start))
+    headings = list(within(find_headings(text, body_start), limits))
     if title is None:
         title = next((heading.text for heading in headings if heading.level == 1 and heading.text), "")
         title = title or one_line(PurePath(id).stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -123,8 +124,9 @@ def search_store(
     The filter and `documents` restrict both arms before they rank. Then, in this order: hits below `min_similarity` go,
     the reranker ranks the best `rerank_candidates` anew and the others go, and of what is left `rag.diversity.choose`
     takes up to `top_k`. Where caps and thresholds leave fewer than `top_k`, both arms are searched deeper, up to 10,000
-    candidates each. Of equal scores the lower (document id, position) comes first; where more are equal than there are
-    candidates, the older chunks are taken.
+    candidates each. That is settled before the reranker reads: where `per_document` and `neighbours` let too few of the
+    best be shown, the last of them make room for the best of those that can be. Of equal scores the lower (document id,
+    position) comes first; where more are equal than there are candidates, the older chunks are taken.
 
     Raises:
         RagRequestError: the filter is wrong, or `documents` names one that the index does not hold.
@@ -164,6 +166,8 @@ class _Search:
         self.store, self.vectors, self.lexical = store, vectors, lexical
         self.query, self.row, self.settings, self.among = query, row, settings, among
         self.question = None if lexical is None else lexical.ask(query_terms(query))
+        # A reranker gives no more than it reads.
+        self.most = settings.top_k if settings.reranker is None else min(settings.top_k, settings.rerank_candidates)
 
     def found(self, depth: int, dense: list[tuple[int, float]]) -> list[Hit] | _Reranking:
         """`dense` holds the nearest `depth` chunks, or as many as there are."""
@@ -171,11 +175,12 @@ class _Search:
             matches = self._matches(depth)
             ids, similarity, score = self._scored(dense, matches)
             candidates, rows = self._candidates(ids, similarity, score)
-            if self.settings.reranker is not None:
-                return self._to_rerank(self.settings.reranker, candidates, rows)
-            chosen = _choose(candidates, self.settings, self._unit_rows(candidates))
-            if len(chosen) >= self.settings.top_k or depth >= _DEEPEST or self._all_seen(depth, dense, matches):
-                return self._shown(chosen, rows)
+            chosen = self._chosen(candidates)
+            if len(chosen) >= self.most or depth >= _DEEPEST or self._all_seen(depth, dense, matches):
+                if self.settings.reranker is None:
+                    return self._shown(chosen, rows)
+                to_read = _best_with(chosen, candidates, self.settings.rerank_candidates)
+                return self._to_rerank(self.settings.reranker, to_read, rows)
             depth = min(4 * depth, _DEEPEST)
             if self.settings.mode != "lexical":
                 dense = self.vectors.search(self.row[None], depth, self.among)[0]
@@ -220,16 +225,21 @@ class _Search:
             close = similarity >= settings.min_similarity
             ids, similarity, score = ids[close], similarity[close], score[close]
         order = np.lexsort((ids, -score))
-        picks_all = settings.per_document or settings.neighbours or settings.diversity
-        wanted = len(ids) if picks_all else settings.top_k
-        if settings.reranker is not None:
-            wanted = settings.rerank_candidates
+        reranks = settings.reranker is not None
+        picks_all = settings.per_document or settings.neighbours or (settings.diversity and not reranks)
+        wanted = len(ids) if picks_all else settings.rerank_candidates if reranks else settings.top_k
         if wanted < len(order):  # with all that are equal to the last one, whose order is by document
             wanted = int(np.searchsorted(-score[order], -score[order[wanted - 1]], side="right"))
         order = order[:wanted]
         rows = {stored.id: stored for stored in self.store.chunks(ids[order].tolist())}
-        candidates = ranked(rows, ids[order].tolist(), score[order].tolist(), similarity[order].tolist())
-        return candidates[: settings.rerank_candidates] if settings.reranker else candidates, rows
+        return ranked(rows, ids[order].tolist(), score[order].tolist(), similarity[order].tolist()), rows
+
+    def _chosen(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """What is shown; before reranking, as many as can be."""
+        settings = self.settings
+        if settings.reranker is None:
+            return _choose(candidates, settings, self._unit_rows(candidates))
+        return choose(candidates, self.most, per_document=settings.per_document, neighbours=settings.neighbours)
 
     def _with_cosines(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """With the cosines to the query, which lexical search has not looked up so far."""
@@ -248,11 +258,11 @@ class _Search:
         return hits_of(self._with_cosines(chosen), stored, passages(stored, around))
 
     def _to_rerank(self, reranker: Reranker, candidates: Sequence[Candidate], rows: Rows) -> _Reranking:
-        stored = [rows[candidate.id] for candidate in candidates]
-        around = read_around(self.store, stored, self.settings.neighbours)
+        read = {candidate.id: rows[candidate.id] for candidate in candidates}
+        around = read_around(self.store, list(read.values()), self.settings.neighbours)
         found = self._with_cosines(candidates)
         unit_rows = self._unit_rows(candidates)
-        return _Reranking(self.query, self.settings, reranker, found, rows, unit_rows, around)
+        return _Reranking(self.query, self.settings, reranker, found, read, unit_rows, around)
 
 
 @dataclass(frozen=True)
@@ -277,6 +287,14 @@ class _Reranking:
         chosen = _choose(anew, self.settings, unit_rows)
         stored = [self.rows[candidate.id] for candidate in chosen]
         return hits_of(chosen, stored, passages(stored, self.around))
+
+
+def _best_with(needed: Sequence[Candidate], candidates: Sequence[Candidate], most: int) -> list[Candidate]:
+    """The `needed` ones and the best others (`candidates` are ranked): up to `most`, best first."""
+    kept = {candidate.id for candidate in needed}
+    others = (candidate.id for candidate in candidates if candidate.id not in kept)
+    kept |= set(itertools.islice(others, most - len(needed)))
+    return [candidate for candidate in candidates if candidate.id in kept]
 
 
 def _choose(candidates: Sequence[Candidate], settings: SearchSettings, unit_rows: Vectors | None) -> list[Candidate]:

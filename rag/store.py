@@ -67,7 +67,11 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.manifest = Manifest.from_json(self._meta("manifest"), database.path)
+        self.read_manifest()
+
+    def read_manifest(self) -> None:
+        """Again: the database may hold an index by now that was made anew since it was opened."""
+        self.manifest = Manifest.from_json(self._meta("manifest"), self.database.path)
 
     @classmethod
     def create_or_open(

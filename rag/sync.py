@@ -122,8 +122,11 @@ def _planned(store: Store, corpus: Corpus) -> _Change:
 
 
 def _places(id: str) -> Iterator[str]:
-    """A document's id, and the archives and folders above it: `a/b.zip!/c.md` lies in `a/b.zip` and in `a`."""
+    """A document's id, and the archives and folders above it: `a/b.zip!/c.md` lies in `a/b.zip` and in `a`, the row
+    `t.jsonl#7` in `t.jsonl`."""
     yield id
+    if "#" in id:
+        yield id.partition("#")[0]
     for place, character in enumerate(id):
         if character == "/" and place:
             yield id[:place].removesuffix("!")

@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 from rag.errors import RagRequestError
 from rag.limits import Limits
 from rag.readers.formats import is_archive, suffix_of, without_reader
-from rag.readers.unreadable import Unreadable, megabytes
+from rag.readers.unreadable import Unreadable, UnreadableNow, megabytes
 
 _SCHEMES = ("http://", "https://")
 _REDIRECTS = 5
@@ -32,6 +32,8 @@ _DENIED = tuple(
     for network in ("fec0::/10", "3fff::/20", "5f00::/16", "64:ff9b:1::/48", "168.63.129.16")
 )
 _PIECE = 65_536
+# Error statuses below 500 by which a host says: not now.
+_PASSING = (408, 425, 429)
 # Which reader a page's own word asks for; for others the end of the address decides.
 _SUFFIXES = {
     "application/epub+zip": ".epub",
@@ -81,7 +83,8 @@ def fetch(url: str, hosts: Collection[str], limits: Limits) -> Page:
     """Asks for a page that `check_url` let pass.
 
     Raises:
-        Unreadable: it cannot be had: the network, a private address, a redirect elsewhere, an error status, the limits.
+        Unreadable: it cannot be had: a redirect elsewhere, an error status, a limit. UnreadableNow where that may pass:
+            the network, the time, a host that is not able to answer now.
     """
     deadline = time.monotonic() + limits.download_seconds
     for _ in range(_REDIRECTS + 1):
@@ -149,14 +152,16 @@ def _ask(parts: SplitResult, limits: Limits, deadline: float) -> Page | str:
         if response.status in (301, 302, 303, 307, 308) and response.getheader("Location"):
             return str(response.getheader("Location"))
         if response.status != 200:
-            raise Unreadable(f"the host answers {response.status} {response.reason}".rstrip())
+            passing = response.status in _PASSING or response.status >= 500
+            said = f"the host answers {response.status} {response.reason}".rstrip()
+            raise UnreadableNow(said) if passing else Unreadable(said)
         if (response.getheader("Content-Encoding") or "identity").lower() != "identity":
             raise Unreadable("comes packed, though it was asked for as it is")
         return Page(_body(response, limits, deadline), _name(parts.path, response.getheader("Content-Type") or ""))
     except (OSError, http.client.HTTPException) as error:
         if time.monotonic() >= deadline:
-            raise Unreadable(f"took more than the {limits.download_seconds:g} seconds that it may take") from None
-        raise Unreadable(f"cannot be fetched: {error or type(error).__name__}") from None
+            raise UnreadableNow(f"took more than the {limits.download_seconds:g} seconds that it may take") from None
+        raise UnreadableNow(f"cannot be fetched: {error or type(error).__name__}") from None
     finally:
         timer.cancel()
         connection.close()
@@ -175,7 +180,7 @@ def _body(response: http.client.HTTPResponse, limits: Limits, deadline: float) -
     if time.monotonic() >= deadline:
         raise TimeoutError
     if announced is not None and announced.isdecimal() and int(announced) != size:
-        raise Unreadable(f"cut off: {size:,} of {int(announced):,} bytes came")
+        raise UnreadableNow(f"cut off: {size:,} of {int(announced):,} bytes came")
     return b"".join(pieces)
 
 

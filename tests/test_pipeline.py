@@ -24,7 +24,6 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
 import hfkit.run
 from hfkit.artifact import read_artifact
@@ -33,7 +32,7 @@ from hfkit.errors import WorkError
 from hfkit.pipeline import StageOutcome, run_stages
 from hfkit.progress import Progress
 from hfkit.recipe import load_recipe
-from hfkit.stage import StageContext, StageName
+from hfkit.stage import PartialResult, StageContext, StageName
 from hfkit.stages import STAGES, wanted_stages
 
 if TYPE_CHECKING:
@@ -43,15 +42,16 @@ ALL: tuple[StageName, ...] = ("index", "data", "train", "evaluate")
 AFTER_INDEX = ("data", "train", "evaluate")
 
 
-class Toy(BaseModel):
+class Toy(PartialResult):
     made: int
 
 
 class Toys:
-    """`failing` is the stage that fails half-way."""
+    """`failing` is the stage that fails half-way; `missing` is what the index has to do without."""
 
     def __init__(self) -> None:
         self.failing: StageName | None = None
+        self.missing: tuple[str, ...] = ()
         self.made = 0
 
     def work(self, context: StageContext) -> Toy:
@@ -68,7 +68,7 @@ class Toys:
         if self.failing == name:
             raise WorkError(f"{name} fell over")
         path.write_text(text)
-        return Toy(made=self.made)
+        return Toy(made=self.made, missing=self.missing if name == "index" else ())
 
 
 @contextmanager
@@ -165,6 +165,29 @@ def test_what_a_changed_document_makes_again(tiny_recipe: RecipeWriter, toy_stag
     assert made_now(run(recipe)) == ALL
     bees.write_text(text, encoding="utf-8")
     assert made_now(run(recipe)) == ALL
+
+
+def test_what_could_not_be_read_is_looked_for_at_every_run_until_it_can(
+    tiny_recipe: RecipeWriter, toy_stages: Toys, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe()
+    toy_stages.missing = ("https://docs.example.org/a", "b.pdf")
+    assert made_now(run(recipe)) == ALL
+    for _ in range(2):
+        assert made_now(run(recipe)) == ("index",), "what depends on it came from what there was"
+    toy_stages.failing = "index"
+    with pytest.raises(WorkError):
+        run(recipe)
+    toy_stages.failing = None
+    assert made_now(run(recipe)) == ("index",)
+    toy_stages.missing = ("b.pdf",)
+    assert made_now(run(recipe)) == ALL, "it holds one more"
+    toy_stages.missing = ()
+    loaded = load_recipe(recipe)
+    capfd.readouterr()
+    assert made_now(run_stages(loaded, wanted_stages(loaded), Progress())) == ALL
+    assert "index: b.pdf could not be read last time, and is looked for again" in capfd.readouterr().err
+    assert made_now(run(recipe)) == ()
 
 
 def test_what_a_changed_file_of_conversations_makes_again(tiny_recipe: RecipeWriter, toy_stages: Toys) -> None:

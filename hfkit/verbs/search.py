@@ -42,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rerank is not None:
         from hfkit.searching import load_reranker
 
-        settings = replace(settings, reranker=load_reranker(arguments.rerank))
+        # What it never reads it cannot rank: as many as are asked for, then.
+        read = max(settings.rerank_candidates, settings.top_k)
+        settings = replace(settings, reranker=load_reranker(arguments.rerank), rerank_candidates=read)
     with quiet_libraries(), open_any_index(arguments.index) as index:
         hits = index.search(arguments.query, settings)
     if arguments.json:

@@ -24,11 +24,12 @@ _PIECE = 1_000_000
 
 @dataclass
 class Member:
-    """One file of an archive: its bytes, or why it has none."""
+    """One file of an archive: its bytes, or why it has none, and whether that may pass."""
 
     name: str
     data: bytes = b""
     problem: str | None = None
+    passing: bool = False
 
 
 class _Spent(Unreadable):

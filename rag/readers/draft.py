@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
+from typing import TypeVar
 
 from rag.corpus import Document, Section
 from rag.limits import Limits
@@ -14,6 +15,7 @@ from rag.readers.unreadable import Empty, Unreadable, megabytes
 
 LONGEST_HEADING = 300
 _LONGEST_VALUE = 1_000
+_Item = TypeVar("_Item")
 _SPACE = re.compile(r"\s+")
 
 
@@ -92,22 +94,36 @@ class Draft:
     def _start(self, line: int) -> None:
         self._starts.append((tuple(self._headings), line, self._length, self._page))
         if len(self._starts) > self._limits.sections:
-            raise Unreadable(f"more than the {self._limits.sections:,} sections that one document may have")
+            raise Unreadable(_too_many_sections(self._limits))
 
     def _write(self, text: str) -> None:
         self._parts.append(text)
         self._length += len(text)
         if self._length > self._limits.characters:
-            raise Unreadable(f"more than the {self._limits.characters:,} characters that one document may have")
+            raise Unreadable(too_long(self._limits))
 
 
 def check_size(document: Document, limits: Limits) -> Document:
     """The document itself; raises Unreadable where it is over the limits."""
-    if len(document.text) > limits.characters:
-        raise Unreadable(f"more than the {limits.characters:,} characters that one document may have")
+    check_length(document.text, limits)
     if len(document.sections) > limits.sections:
-        raise Unreadable(f"more than the {limits.sections:,} sections that one document may have")
+        raise Unreadable(_too_many_sections(limits))
     return document
+
+
+def check_length(text: str, limits: Limits) -> str:
+    """The text itself; raises Unreadable where it is longer than a document may be."""
+    if len(text) > limits.characters:
+        raise Unreadable(too_long(limits))
+    return text
+
+
+def within(headings: Iterable[_Item], limits: Limits) -> Iterator[_Item]:
+    """The headings themselves, one by one; raises Unreadable where more come than a document may have sections."""
+    for number, heading in enumerate(headings, start=1):
+        if number > limits.sections:
+            raise Unreadable(_too_many_sections(limits))
+        yield heading
 
 
 def one_line(text: str, longest: int = LONGEST_HEADING) -> str:
@@ -154,5 +170,13 @@ def fenced(code: str, language: str = "") -> str:
     return f"{fence}{language}\n{code.strip(chr(10))}\n{fence}"
 
 
+def too_long(limits: Limits) -> str:
+    return f"more than the {limits.characters:,} characters that one document may have"
+
+
 def over_bytes(size: int, limits: Limits) -> str:
     return f"{megabytes(size)}, more than the {megabytes(limits.bytes)} that one file may have"
+
+
+def _too_many_sections(limits: Limits) -> str:
+    return f"more than the {limits.sections:,} sections that one document may have"

@@ -35,7 +35,7 @@ def read_notebook(id: str, data: bytes, limits: Limits) -> Document:
     if not text.strip():
         raise Empty("holds no text")
     # A blank line first: a notebook has no front matter, whatever its first cell looks like.
-    document = parse_markdown(id, f"\n{text}\n")
+    document = parse_markdown(id, f"\n{text}\n", limits)
     described = {"kernel": _joined(kernel.get("display_name")), "language": language, "cells": len(cells)}
     title = _joined(about.get("title")) or document.title
     return check_size(Document(id, title, document.text, document.sections, metadata=scalars(described)), limits)

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -22,7 +24,25 @@ _ROOT = Path(__file__).resolve().parents[2]
 _MOST = 4
 # Of a whole archive, in files' worth of time: one that takes every file to the limit must end, too.
 _ARCHIVE_TIMES = 10
+# Rows of a table come at thousands a second; of a large file no more is asked than this many bytes in each.
+_BYTES_A_SECOND = 1_000_000
 _LONGEST_REPLY = 1_000_000_000
+# The exit code of a process that the system, short of memory, or somebody else ended with SIGKILL.
+_KILLED = -9
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """A file's rows, in order: each one's document, or in its place the reason why it gives none.
+
+    `broken` says why the rows behind these were not read, `passing` that another time they may be; `missing` is a
+    column that is not there, with those that are.
+    """
+
+    rows: list[Document | str]
+    broken: str | None = None
+    passing: bool = False
+    missing: tuple[str, list[str]] | None = None
 
 
 class ReaderPool:
@@ -39,6 +59,10 @@ class ReaderPool:
         from, `id` where none is given."""
         return self._threads.submit(self._read, id, name or id, path)
 
+    def rows(self, name: str, path: Path, table: Mapping[str, object]) -> Future[TableRows]:
+        """The rows of a file of a dataset; `table` says what to make of them (`rag.readers.worker` reads it)."""
+        return self._threads.submit(self._rows, name, path, table)
+
     def __enter__(self) -> ReaderPool:
         return self
 
@@ -54,19 +78,33 @@ class ReaderPool:
             worker.close()
 
     def _read(self, id: str, name: str, path: Path) -> Corpus:
+        with self._lent() as worker:
+            return worker.read(id, name, path)
+
+    def _rows(self, name: str, path: Path, table: Mapping[str, object]) -> TableRows:
+        with self._lent() as worker:
+            return worker.rows(name, path, table)
+
+    @contextmanager
+    def _lent(self) -> Iterator[_Worker]:
         try:
             worker = self._idle.pop()
         except IndexError:
             worker = _Worker(self._limits)
             self._workers.append(worker)
         try:
-            return worker.read(id, name, path)
+            yield worker
         finally:
             self._idle.append(worker)
 
 
 class _BrokenOff(Exception):
-    """The process ended, or was ended, before its reply did; the message says why."""
+    """The process ended, or was ended, before its reply did; the message says why. `passing` is False where the file is
+    to blame: a reader that is killed is not."""
+
+    def __init__(self, why: str, passing: bool = True) -> None:
+        super().__init__(why)
+        self.passing = passing
 
 
 class _Worker:
@@ -93,7 +131,8 @@ class _Worker:
                         documents.append(_document(reply["document"]))
                         current = None
                     else:
-                        skipped.append(Skipped(current or id, str(reply["skipped"])))
+                        passing = bool(reply.get("passing", False))
+                        skipped.append(Skipped(current or id, str(reply["skipped"]), passing))
                         current = None
                     if time.monotonic() > last:
                         self.close()
@@ -102,10 +141,37 @@ class _Worker:
                         raise _BrokenOff(f"took more than {seconds:g} seconds in all; the rest of it is not read")
             except _BrokenOff as reason:
                 # Of an archive, the file that broke it is left out, and reading goes on behind it.
-                skipped.append(Skipped(current or id, str(reason)))
+                skipped.append(Skipped(current or id, str(reason), reason.passing))
                 if current is not None and time.monotonic() <= last:
                     continue
             return Corpus(tuple(documents), tuple(skipped))
+
+    def rows(self, name: str, path: Path, table: Mapping[str, object]) -> TableRows:
+        rows: list[Document | str] = []
+        reasons: dict[str, str] = {}
+        broken, passing = None, False
+        missing: tuple[str, list[str]] | None = None
+        allowed = _ARCHIVE_TIMES * self._limits.seconds + _size(path) / _BYTES_A_SECOND
+        last = time.monotonic() + allowed
+        try:
+            for reply in self._replies(name, name, path, 0, table):
+                if "document" in reply:
+                    rows.append(_document(reply["document"]))
+                elif "skipped" in reply:
+                    reason = str(reply["skipped"])
+                    rows.append(reasons.setdefault(reason, reason))  # one text for a million such rows
+                elif "broken" in reply:
+                    broken, passing = str(reply["broken"]), bool(reply["passing"])
+                elif "missing" in reply:
+                    there = reply["there"]
+                    assert isinstance(there, list)
+                    missing = (str(reply["missing"]), there)
+                elif time.monotonic() > last:
+                    self.close()
+                    raise _BrokenOff(f"took more than {allowed:,.0f} seconds in all; the rest of it is not read")
+        except _BrokenOff as off:
+            broken, passing = str(off), off.passing
+        return TableRows(rows, broken, passing, missing)
 
     def end(self) -> None:
         """Ends the process, and starts no other one."""
@@ -125,9 +191,12 @@ class _Worker:
                     except OSError:  # a request that could not be written any more
                         continue
 
-    def _replies(self, id: str, name: str, path: Path, skip: int) -> Iterator[dict[str, object]]:
+    def _replies(
+        self, id: str, name: str, path: Path, skip: int, table: Mapping[str, object] | None = None
+    ) -> Iterator[dict[str, object]]:
         limits = dataclasses.asdict(self._limits)
         request = {"id": id, "name": name, "path": str(path.absolute()), "skip": skip, "limits": limits}
+        request |= {} if table is None else {"table": dict(table)}
         process = self._asked(json.dumps(request).encode("ascii") + b"\n")
         assert process.stdout is not None
         timer = self._timer(process)
@@ -135,7 +204,7 @@ class _Worker:
             while True:
                 line = process.stdout.readline(_LONGEST_REPLY)
                 if not line.endswith(b"\n"):
-                    raise _BrokenOff(self._why(process))
+                    raise self._broken_off(process)
                 reply = json.loads(line)
                 if "end" in reply:
                     return
@@ -173,20 +242,23 @@ class _Worker:
         timer.start()
         return timer
 
-    def _why(self, process: subprocess.Popen[bytes]) -> str:
+    def _broken_off(self, process: subprocess.Popen[bytes]) -> _BrokenOff:
         late = self._late
         code = process.wait(timeout=10) if late or process.poll() is not None else None
         self.close()
         if late:
-            return f"took more than the {self._limits.seconds:g} seconds that reading one file may take"
-        return "the reader broke off" if code is None else f"the reader crashed on it (exit code {code})"
+            return _BrokenOff(f"took more than the {self._limits.seconds:g} seconds that reading one file may take")
+        if code is None:
+            return _BrokenOff("the reader broke off")
+        return _BrokenOff(f"the reader crashed on it (exit code {code})", passing=code == _KILLED)
 
 
 def _started() -> subprocess.Popen[bytes]:
     """A process of its own interpreter, not a fork: threads and locks of this one do not come along. It starts in the
     folder that holds this package, so that no file among the documents can pass for a module."""
-    # Linear algebra libraries set memory aside for every core, which would count as the file's.
+    # Linear algebra libraries set memory aside for every core, and Arrow for later: it would count as the file's.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"
     return subprocess.Popen(
         [sys.executable, "-B", "-m", "rag.readers.worker"],
         stdin=subprocess.PIPE,
@@ -195,6 +267,13 @@ def _started() -> subprocess.Popen[bytes]:
         cwd=_ROOT,
         env=environment,
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _document(value: object) -> Document:

@@ -7,27 +7,29 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from rag.corpus import Document, Section
-from rag.limits import Limits
+from rag.limits import DEFAULTS, Limits
 from rag.markdown import parse_markdown
 from rag.readers.decoding import decode
-from rag.readers.draft import check_size, one_line
+from rag.readers.draft import check_length, check_size, one_line, within
+from rag.segments import line_spans
 
 _RULE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*$")
 
 
 def read_text(id: str, data: bytes, limits: Limits) -> Document:
-    """One section, headed by the file's name without its suffix. Raises Unreadable where it is no text."""
-    return check_size(parse_text(id, decode(data)), limits)
+    """One section, headed by the file's name without its suffix. Raises Unreadable where it is no text, or over the
+    limits."""
+    return parse_text(id, check_length(decode(data), limits))
 
 
 def read_markdown(id: str, data: bytes, limits: Limits) -> Document:
-    """Raises Unreadable where it is no text."""
-    return check_size(parse_markdown(id, decode(data)), limits)
+    """Raises Unreadable where it is no text, or over the limits."""
+    return check_size(parse_markdown(id, check_length(decode(data), limits), limits), limits)
 
 
 def read_rst(id: str, data: bytes, limits: Limits) -> Document:
-    """Raises Unreadable where it is no text. Directives are text: nothing is included or run."""
-    return check_size(parse_rst(id, decode(data)), limits)
+    """Raises Unreadable where it is no text, or over the limits. Directives are text: nothing is included or run."""
+    return check_size(parse_rst(id, check_length(decode(data), limits), limits), limits)
 
 
 def parse_text(id: str, text: str) -> Document:
@@ -35,10 +37,14 @@ def parse_text(id: str, text: str) -> Document:
     return Document(id, title, text, (Section((title,), 0, len(text)),))
 
 
-def parse_rst(id: str, text: str) -> Document:
+def parse_rst(id: str, text: str, limits: Limits = DEFAULTS) -> Document:
     """A document whose sections are the bodies under its titles: lines that are underlined, or under- and overlined, in
-    one and the same punctuation mark. A style that is met for the first time is a level below those met before."""
-    headings = list(_titles(text))
+    one and the same punctuation mark. A style that is met for the first time is a level below those met before.
+
+    Raises:
+        Unreadable: it has more titles than sections are allowed.
+    """
+    headings = list(within(_titles(text), limits))
     title = headings[0][1] if headings else one_line(PurePath(id).stem)
     styles_of = [style for style, *_ in headings]
     styles = list(dict.fromkeys(styles_of))
@@ -60,24 +66,31 @@ def parse_rst(id: str, text: str) -> Document:
 
 def _titles(text: str) -> Iterator[tuple[str, str, int, int]]:
     """(style, title, where its lines start, where its body starts)."""
-    lines: list[tuple[int, str]] = []
-    start = 0
-    for line in text.split("\n"):
-        lines.append((start, line))
-        start += len(line) + 1
-    number = 1
-    while number < len(lines):
-        line = lines[number][1]
-        above = lines[number - 1][1]
-        mark = line[0] if line and _RULE.match(line) else ""
-        overlined = bool(mark) and number > 1 and lines[number - 2][1].rstrip() == line.rstrip()
-        named = above.strip() and not _RULE.match(above) and (overlined or not above[0].isspace())
-        # What is shorter than its title, like "..." under a word, is text.
-        alone = number < 2 or overlined or not lines[number - 2][1].strip()
-        if mark and named and alone and len(line.rstrip()) >= min(len(above.strip()), 300) and len(line.rstrip()) > 1:
-            begin = lines[number - 2 if overlined else number - 1][0]
-            after = lines[number + 1][0] if number + 1 < len(lines) else len(text)
-            yield f"{mark}{mark}" if overlined else mark, one_line(above), begin, after
-            number += 2
-        else:
-            number += 1
+    # The two lines before, nothing else: a file of newlines has as many lines as characters.
+    twice_above: tuple[int, str] | None = None
+    above: tuple[int, str] | None = None
+    after_title = False
+    for start, end in line_spans(text, (0, len(text))):
+        line = text[start:end].rstrip("\n")
+        found = None if above is None or after_title else _title(twice_above, above, line)
+        if found is not None:
+            yield (*found, end)
+        after_title = found is not None
+        twice_above, above = above, (start, line)
+
+
+def _title(twice_above: tuple[int, str] | None, above: tuple[int, str], line: str) -> tuple[str, str, int] | None:
+    """(style, title, where its lines start), where `line` underlines the one above."""
+    if not line or not _RULE.match(line):
+        return None
+    mark, (start, name) = line[0], above
+    overlined = twice_above is not None and twice_above[1].rstrip() == line.rstrip()
+    named = name.strip() and not _RULE.match(name) and (overlined or not name[0].isspace())
+    alone = twice_above is None or overlined or not twice_above[1].strip()
+    # What is shorter than its title, like "..." under a word, is text.
+    long_enough = len(line.rstrip()) >= min(len(name.strip()), 300) and len(line.rstrip()) > 1
+    if not (named and alone and long_enough):
+        return None
+    if overlined and twice_above is not None:
+        return f"{mark}{mark}", one_line(name), twice_above[0]
+    return mark, one_line(name), start

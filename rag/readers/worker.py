@@ -2,7 +2,11 @@
 
 A request is a line of JSON on standard input, `{"id", "name", "path", "skip", "limits"}`; the reply is lines of JSON on
 standard output: `{"begin": id}` for each file (an archive has many), then `{"document": ...}` or `{"skipped": reason}`,
-and `{"end": true}`. `skip` leaves out that many files at the start: those read before a worker had to be killed.
+and `{"end": true}`. Beside a reason stands `"passing": true` where another time the file may be readable. `skip` leaves
+out that many files at the start: those read before a worker had to be killed.
+A request with a `table` as well is for the rows of a file, of which each gives a document or is skipped.
+`{"begin": place}` stands before some at a time, `{"missing": column, "there": names}` where a column is not there, and
+`{"broken": reason}` where the rest cannot be read.
 The process can write no byte into any file and has a bounded address space; time is bounded by whoever drives it. That
 holds a parser's mistakes in, and is no prison: it keeps the user's rights, and so could still empty or remove a file.
 """
@@ -23,7 +27,8 @@ from rag.readers.archives import Member, members
 from rag.readers.decoding import printable
 from rag.readers.draft import over_bytes
 from rag.readers.formats import is_archive, read
-from rag.readers.unreadable import Unreadable
+from rag.readers.tables import Columns, Row, batches, row_document
+from rag.readers.unreadable import Unreadable, may_pass
 
 Json = dict[str, object]
 
@@ -42,6 +47,15 @@ def main() -> None:
         if not bounded:
             _bound_this_process(limits.memory)
             bounded = True
+        if "table" in request:
+            for reply in _table(request, limits):
+                # Not flushed one by one: there may be millions.
+                replies.write(json.dumps(reply) + "\n")
+                if "begin" in reply:
+                    replies.flush()
+                    _end_soon(limits.seconds)
+            _say(replies, {"end": True})
+            continue
         found = _found(str(request["id"]), str(request["name"]), Path(request["path"]), limits)
         for number, (member, name) in enumerate(found):
             if number >= int(request["skip"]):
@@ -84,7 +98,7 @@ def _found(id: str, name: str, path: Path, limits: Limits) -> Iterator[tuple[Mem
         yield Member(id, problem=str(reason)), name
         return
     except OSError as error:
-        yield Member(id, problem=(error.strerror or str(error)).lower()), name
+        yield Member(id, problem=(error.strerror or str(error)).lower(), passing=may_pass(error)), name
         return
     if is_archive(name):
         for member in members(id, name, data, limits):
@@ -96,18 +110,56 @@ def _found(id: str, name: str, path: Path, limits: Limits) -> Iterator[tuple[Mem
 def _read(member: Member, name: str, limits: Limits) -> Json:
     try:
         if member.problem is not None:
-            raise Unreadable(member.problem)
+            return {"skipped": member.problem, "passing": member.passing}
         return {"document": packed(read(member.name, name, member.data, limits))}
-    except Unreadable as reason:
-        return {"skipped": str(reason)}
-    except MemoryError:
-        return {"skipped": "takes more memory to read than is allowed"}
-    except RecursionError:
-        return {"skipped": "nested too deep"}
     # A parser may raise anything on a broken file; whatever it is, it is the file's fault and skips this file alone.
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        return {"skipped": f"damaged: {type(error).__name__}{': ' if said else ''}{said}"}
+        return {"skipped": _reason(error)}
+
+
+def _table(request: Json, limits: Limits) -> Iterator[Json]:
+    """What is replied to a request for rows."""
+    table = request["table"]
+    assert isinstance(table, dict)
+    columns = Columns(tuple(table["text"]), table["id"], table["title"], tuple(table["keep"]))
+    place, number = printable(str(request["id"])), int(table["first"])
+    known = bool(table["known"])
+    try:
+        for names, rows in batches(Path(str(request["path"])), columns, limits):
+            yield {"begin": f"{place} row {number}"}
+            missing = next((name for name in columns.names if names and name not in names), None)
+            if missing is not None and not known:
+                yield {"missing": missing, "there": [printable(name) for name in names]}
+                return
+            known = known or bool(names)
+            for row in rows:
+                found = row if isinstance(row, str) else _of_row(columns, table["prefix"], number, place, row, limits)
+                yield {"skipped": found} if isinstance(found, str) else {"document": packed(found)}
+                number += 1
+    except Exception as error:
+        passing = isinstance(error, OSError) and error.errno is not None and may_pass(error)
+        yield {"broken": _reason(error), "passing": passing}
+
+
+def _of_row(columns: Columns, prefix: str, number: int, place: str, row: Row, limits: Limits) -> Document | str:
+    try:
+        return row_document(columns, prefix, number, place, row, limits)
+    except RecursionError:
+        return "nested too deep"
+
+
+def _reason(error: Exception) -> str:
+    """Why a file gives no document, in words."""
+    if isinstance(error, Unreadable):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "takes more memory to read than is allowed"
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    said = " ".join(str(error).split())[:200]
+    return f"damaged: {type(error).__name__}{': ' if said else ''}{said}"
 
 
 def packed(document: Document) -> Json:

@@ -7,6 +7,7 @@ its exit code, or minus the signal that ended it. One import of the libraries so
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -22,6 +23,7 @@ from rag.documents import Corpus, Document
 from rag.embedded_file import EmbeddedFile
 from rag.index import Index
 from rag.layout import IndexSettings
+from rag.renewal import renewing
 from rag.search import SearchSettings
 from rag.store import Store
 from tests.rag.hash_embedder import HashEmbedder, make_corpus
@@ -53,6 +55,21 @@ def sync(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> Non
 def die(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> None:
     """Syncs once, and kills itself at the step that the environment names: `DIE_AT`, counted from 0. Steps are those at
     which a file or a row changes, so that every state that a kill can leave comes up for some number."""
+    with Index.create_or_open(folder, HashEmbedder(), SETTINGS, layout, wait_seconds=60) as index:
+        _die_at_a_step(say)
+        report = index.sync(corpus(index.generation % 2))
+        say(f"lived {report.generation}")
+
+
+def die_renewing(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> None:
+    """The same while an index that was made anew for another embedder takes its place."""
+    with renewing(folder, HashEmbedder("other"), SETTINGS, layout, wait_seconds=60) as index:
+        index.sync(corpus(1))
+        _die_at_a_step(say)
+    say("lived")
+
+
+def _die_at_a_step(say: Callable[[str], None]) -> None:
     left = int(os.environ["DIE_AT"])
 
     def step(name: str) -> None:
@@ -81,25 +98,27 @@ def die(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> None
     rag.sync._SLAB = 40
     write = rag.vectors_file._write_body
     rag.vectors_file._write_body = half_written
-    with Index.create_or_open(folder, HashEmbedder(), SETTINGS, layout, wait_seconds=60) as index:
-        before(EmbeddedFile, "add")
-        before(Store, "delete_documents")
-        before(Store, "next_generation")
-        before(Store, "set_meta")
-        before(Database, "settle")
-        for name in ("replace", "unlink"):
-            before(Path, name)
-        before(os, "fsync")
-        inserted = Store.insert_document
+    before(EmbeddedFile, "add")
+    before(Store, "delete_documents")
+    before(Store, "next_generation")
+    before(Store, "set_meta")
+    before(Database, "settle")
+    for name in ("replace", "unlink"):
+        before(Path, name)
+    before(os, "fsync")
+    before(shutil, "rmtree")
+    inserted = Store.insert_document
 
-        def insert(store: Store, document: Document, *rest: object) -> None:
-            inserted(store, document, *rest)  # type: ignore[arg-type]
-            if document.id in ("both-1.txt", "both-22.txt"):
-                step("a row of the transaction")
+    def insert(store: Store, document: Document, *rest: object) -> None:
+        inserted(store, document, *rest)  # type: ignore[arg-type]
+        if document.id in ("both-1.txt", "both-22.txt"):
+            step("a row of the transaction")
 
-        Store.insert_document = insert  # type: ignore[method-assign]
-        report = index.sync(corpus(index.generation % 2))
-        say(f"lived {report.generation}")
+    def take_over(old: Database, new: Database) -> None:
+        new._connection.backup(old._connection, pages=8, progress=lambda *_: step("pages taken over"))
+
+    Store.insert_document = insert  # type: ignore[method-assign]
+    Database.take_over = take_over  # type: ignore[method-assign]
 
 
 def read(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> None:
@@ -120,6 +139,7 @@ def read(folder: Path, layout: IndexSettings, say: Callable[[str], None]) -> Non
 JOBS: Mapping[str, Callable[[Path, IndexSettings, Callable[[str], None]], None]] = {
     "sync": sync,
     "die": die,
+    "die_renewing": die_renewing,
     "read": read,
 }
 

@@ -23,7 +23,9 @@ from rag.embedded_file import NAME as EMBEDDED
 from rag.embedder import Progress, Vectors
 from rag.errors import RagError
 from rag.index import Index
+from rag.index_files import RENEWAL
 from rag.layout import IndexSettings
+from rag.renewal import renewing
 from rag.search import SearchSettings
 from rag.verification import verify_index
 from rag.writer_lock import writing
@@ -177,6 +179,46 @@ def test_a_kill_at_every_step_leaves_one_whole_generation(
     assert generations == {1, 2}
     files = {"add", "a vectors file half written", "replace", "unlink", "fsync"}
     assert set(died) == {*TRANSACTION, *files, "settle"}, "a step was never taken"
+
+
+def test_a_kill_while_a_renewal_takes_its_place_leaves_one_of_two_whole_indexes(
+    made: dict[str, Path], folder: Path, tmp_path: Path, processes: Processes
+) -> None:
+    """Whatever the moment, whoever opens it with the embedder that its manifest names finds all of one of the two; and
+    another renewal goes on from there, and leaves nothing else behind."""
+    died: list[str] = []
+    embedders = {name: HashEmbedder(name) for name in ("hash", "other")}
+    kept = set()
+    for step in range(200):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(made["flat"], folder)
+        log = tmp_path / f"renewing-{step}.log"
+        code = processes.wait(processes.start("die_renewing", folder, log, "flat", step))
+        said = log.read_text(encoding="utf-8").strip()
+        if code == 0:
+            assert said == "lived"
+            break
+        assert (code, said.startswith("died at ")) == (-signal.SIGKILL, True), said
+        died.append(said.removeprefix("died at "))
+        verification = verify_index(folder)
+        assert all(finding.part in ("vectors file", "lexical file") for finding in verification.findings), said
+        with Index.open(folder) as index:
+            name = index.manifest.embedder_name
+        with Index.open(folder, embedders[name]) as index:
+            check_what_is_held(index, 1 if name == "hash" else 2)
+            index.verify()
+        kept.add(name)
+        if name == "hash":
+            with renewing(folder, embedders["other"], SETTINGS, IndexSettings("flat")) as index:
+                index.sync(corpus(1))
+        with Index.create_or_open(folder, embedders["other"], SETTINGS) as index:
+            index.sync(corpus(1))
+            check_what_is_held(index, 2)
+        assert visible(folder) == {"index.sqlite", "vectors-1.faiss", "lexical-1.postings"}, said
+        assert not (folder / RENEWAL).exists(), said
+    assert code == 0, "no renewal ever came to its end"
+    assert kept == {"hash", "other"}
+    assert set(died) == {"pages taken over", "settle", "unlink", "replace", "rmtree"}, "a step was never taken"
 
 
 class Killed(BaseException):

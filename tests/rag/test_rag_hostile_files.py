@@ -120,7 +120,7 @@ def test_a_file_that_takes_too_long_is_named_and_the_next_is_read(tmp_path: Path
     assert [document.text.strip() for document in corpus.documents] == ["read after it"]
     (skipped,) = corpus.skipped
     assert skipped.source.endswith("a.pdf")
-    assert skipped.reason == "took more than the 4 seconds that reading one file may take"
+    assert skipped.reason == "took more than the 4 seconds that reading one file may take" and skipped.passing
 
 
 def test_an_archive_goes_on_behind_the_member_that_took_too_long(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_file_that_takes_too_much_memory_is_named(tmp_path: Path) -> None:
     corpus = load_corpus([str(tmp_path)], limits=Limits(memory=500_000_000))
     assert [document.text.strip() for document in corpus.documents] == ["a: small"]
     (skipped,) = corpus.skipped
-    assert skipped.reason == "takes more memory to read than is allowed"
+    assert skipped.reason == "takes more memory to read than is allowed" and not skipped.passing
 
 
 def test_the_limits_hold(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import tarfile
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from rag.documents import Limits, load_corpus
 from rag.errors import RagRequestError
 from rag.readers.formats import READERS, read
 from rag.readers.text import parse_rst
+from rag.readers.unreadable import Unreadable
 from tests.rag.hostile_files import epub, pages, pdf, shown, zipped
 
 LIMITS = Limits()
@@ -83,6 +86,47 @@ def test_rst_titles() -> None:
         (("Title", "Sub one", "Deep"), "x"),
         (("Title", "Sub two"), "y\n\n- item\n- item\n\n====  ====\na     b\n====  ===="),
     ]
+
+
+def test_rst_titles_are_not_looked_for_right_behind_one() -> None:
+    assert parts(parse_rst("a.rst", "A\n==\n--\n==\nB\n==")) == [(("A",), "--"), (("A", "B"), "==\nB\n==")]
+
+
+LINES = 50_000
+# Each with the limit that it is over.
+ENDLESS = {
+    "headings.md": (b"# a\n" * LINES, Limits(characters=1_000)),
+    "more-headings.md": (b"# a\n" * LINES, Limits(sections=1_000)),
+    "underlined.md": (b"a\n=\n" * LINES, Limits(sections=1_000)),
+    "lines.rst": (b"a" + b"\n" * 4 * LINES, Limits(characters=1_000)),
+    "titles.rst": (b"aa\n==\n\n" * LINES, Limits(sections=1_000)),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_is_over_a_limit_is_given_up_before_memory_is_taken_for_it(name: str) -> None:
+    data, limits = ENDLESS[name]
+    assert peak(lambda: refused(name, data, limits)) < 10 * len(data)
+
+
+def test_lines_of_an_rst_file_are_not_all_held_at_once() -> None:
+    text = "\n" * LINES
+    assert peak(lambda: parse_rst("a.rst", text)) < 4 * len(text)
+
+
+def peak(work: Callable[[], object]) -> int:
+    """The most bytes that Python held at a time."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def refused(name: str, data: bytes, limits: Limits) -> None:
+    with pytest.raises(Unreadable, match=r"more than the 1,000 (characters|sections) that one document may have"):
+        read(name, name, data, limits)
 
 
 def test_html() -> None:

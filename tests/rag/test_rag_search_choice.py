@@ -211,6 +211,35 @@ def test_a_reranker_ranks_the_best_candidates_anew(long_documents: Index, mode: 
     assert set(where(hits)) <= set(where(first))
 
 
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_caps_look_deeper_before_a_reranker_reads(long_documents: Index, mode: Mode) -> None:
+    reranker = Backwards()
+    asked = SearchSettings(mode, 6, per_document=2, reranker=reranker, rerank_candidates=12)
+    hits = long_documents.search("cats of one", asked)
+    assert reranker.asked == [("cats of one", 12)], "it reads no more for it"
+    assert Counter(id for id, _ in where(hits)) == {"one.md": 2, "two.md": 2, "three.md": 2}
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    best = set(where(long_documents.search("cats of one", SearchSettings(mode, 6, per_document=2))))
+    assert {place for place in best if place[0] != "one.md"} <= set(where(hits))
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_a_threshold_looks_deeper_before_a_reranker_reads(long_documents: Index, mode: Mode) -> None:
+    every = long_documents.search("cats 7 of one", SearchSettings(mode, 360))
+    bar = sorted(hit.similarity for hit in every)[-20]
+    # In the words' order the close ones stand anywhere.
+    near = {place for place, hit in zip(where(every), every, strict=True) if hit.similarity >= bar}
+    asked = SearchSettings(mode, 20, min_similarity=bar, reranker=Backwards(), rerank_candidates=30)
+    assert set(where(long_documents.search("cats 7 of one", asked))) <= near
+    assert len(long_documents.search("cats 7 of one", asked)) == 20
+
+
+def test_where_caps_leave_enough_a_reranker_reads_the_best(long_documents: Index) -> None:
+    capped = SearchSettings("hybrid", 2, per_document=2, reranker=Backwards(), rerank_candidates=12)
+    free = long_documents.search("cats of one", replace(capped, per_document=None))
+    assert where(long_documents.search("cats of one", capped)) == where(free)
+
+
 def test_others_search_and_write_while_a_reranker_reads(folder: Path, embedder: HashEmbedder) -> None:
     """What it ranks is of the generation that the search saw, with its neighbours, whatever is written meanwhile."""
     texts = {f"{n}.txt": f"One of {n} is here.\n\nTwo of {n} is there.\n\nThree of {n} is not." for n in "abcd"}

@@ -48,6 +48,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(b"", "text/html", ("Location", "http://169.254.169.254/latest"), status=302)
             case "/file":
                 self.answer(b"", "text/html", ("Location", "file:///etc/passwd"), status=302)
+            case "/busy":
+                self.answer(b"", "text/html", status=503)
+            case "/often":
+                self.answer(b"", "text/html", status=429)
             case "/slow":
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain")
@@ -123,29 +127,32 @@ def test_a_page_is_a_document(fetched: Callable[..., Corpus], port: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"),
+    ("path", "reason", "passing"),
     [
-        ("/gone", "the host answers 404"),
-        ("/picture", "no reader for image/png"),
-        ("/packed", "comes packed"),
-        ("/short", "cut off: 10 of 99 bytes came"),
-        ("/round", "sends on more than 5 times"),
-        ("/elsewhere", "sends on to a place that is not asked: .*169.254.169.254 is not among the hosts"),
-        ("/file", "sends on to a place that is not asked"),
-        ("/large", "more than the 20,000 bytes that one file may have"),
+        ("/gone", "the host answers 404", False),
+        ("/busy", "the host answers 503", True),
+        ("/often", "the host answers 429", True),
+        ("/picture", "no reader for image/png", False),
+        ("/packed", "comes packed", False),
+        ("/short", "cut off: 10 of 99 bytes came", True),
+        ("/round", "sends on more than 5 times", False),
+        ("/elsewhere", "sends on to a place that is not asked: .*169.254.169.254 is not among the hosts", False),
+        ("/file", "sends on to a place that is not asked", False),
+        ("/large", "more than the 20,000 bytes that one file may have", False),
     ],
 )
-def test_what_cannot_be_had_is_named(fetched: Callable[..., Corpus], path: str, reason: str) -> None:
+def test_what_cannot_be_had_is_named(fetched: Callable[..., Corpus], path: str, reason: str, passing: bool) -> None:
     corpus = fetched(path, Limits(bytes=20_000))
     assert corpus.documents == ()
     (skipped,) = corpus.skipped
     assert skipped.source.endswith(path)
     assert re.search(reason, skipped.reason), skipped
+    assert skipped.passing == passing
 
 
 def test_a_host_that_drips_is_cut(fetched: Callable[..., Corpus]) -> None:
     (skipped,) = fetched("/slow", Limits(download_seconds=0.5)).skipped
-    assert skipped.reason == "took more than the 0.5 seconds that it may take"
+    assert skipped.reason == "took more than the 0.5 seconds that it may take" and skipped.passing
 
 
 def test_a_lookup_that_hangs_is_cut(fetched: Callable[..., Corpus], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +175,7 @@ def test_a_host_that_is_not_found_is_named(fetched: Callable[..., Corpus], monke
 
     monkeypatch.setattr(rag.web.socket, "getaddrinfo", unknown)
     (skipped,) = fetched("/page").skipped
-    assert "the host docs.example.org is not found" in skipped.reason
+    assert "the host docs.example.org is not found" in skipped.reason and skipped.passing
 
 
 def test_a_listed_host_with_a_private_address_is_not_asked(port: int, resolved: Callable[[str], None]) -> None:

@@ -43,6 +43,22 @@ def test_both_tasks_need_what_each_needs(folder: Path) -> None:
     assert STAGES["evaluate"].needs(alone) == ("data", "train")
 
 
+def test_the_stage_depends_on_the_weights_of_the_reranker(folder: Path) -> None:
+    for path, content in {"docs/a.md": "words", "beir/queries.jsonl": "", "beir/qrels/test.tsv": ""}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content, encoding="utf-8")
+    weights = folder / "reranker" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_text("old", encoding="utf-8")
+    plain = load(folder, measured())
+    assert "reranker" not in STAGES["evaluate"].reads(plain), "what was evaluated without one stays as it is"
+    recipe = load(folder, measured().replace("[docs/]", "[docs/], search: {rerank: reranker}"))
+    before = STAGES["evaluate"].reads(recipe)
+    assert STAGES["evaluate"].reads(recipe) == before
+    weights.write_text("trained again", encoding="utf-8")
+    assert STAGES["evaluate"].reads(recipe) != before
+
+
 BROKEN: list[tuple[str, str, str]] = [
     (
         "no rag",
