@@ -36,10 +36,12 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
-	@echo "installing hfkit into $(VENV) (a few minutes, once)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu]"
-	$(BIN)/python -m hfkit.models.embedded
+	@echo "installing hfkit into $(VENV) (a few minutes, once): PyTorch first,"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@echo "then hfkit and the libraries that it stands on,"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu]"
+	@echo "and two small models"
+	@$(BIN)/python -m hfkit.models.embedded
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo

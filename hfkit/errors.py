@@ -15,6 +15,10 @@ class RequestError(HfkitError):
     exit_code: ClassVar[int] = 2
 
 
+class UnknownOnHubError(RequestError):
+    """What the Hub has under a name could not be asked: there is no network, or no right to see it."""
+
+
 class WorkError(HfkitError):
     """The request was right and the work failed, or a gate was not met."""
 

@@ -13,6 +13,9 @@ from rag.errors import RagError, RagRequestError
 
 _FULL_BYTES = 2**20
 
+# How SQLite, safetensors and PyTorch say that a write failed, without a word of why.
+_FAILED_WRITES = ("disk I/O error", "unable to open database file", "iostream error", "inline_container.cc")
+
 # How PyTorch's gloo, its store and NCCL say that the process at the other end is no longer there.
 _PEER_IS_GONE = (
     "connection closed by peer",
@@ -81,11 +84,19 @@ def _disk_is_full(error: BaseException) -> bool:
             return True
         if any(text in str(cause) for text in ("No space left on device", "os error 28", "database or disk is full")):
             return True
+    if isinstance(error, RequestError | RagRequestError) or not any(map(_may_be_a_write, _causes(error))):
+        return False
     from hfkit.run import RUNS
 
-    # Some say nothing of the disk ("disk I/O error", "iostream error"), so the disk itself is asked.
-    place = RUNS if RUNS.exists() else Path()
-    return not isinstance(error, (RequestError, RagRequestError)) and shutil.disk_usage(place).free < _FULL_BYTES
+    # They do not say why, so the disk itself is asked.
+    return shutil.disk_usage(RUNS if RUNS.exists() else Path()).free < _FULL_BYTES
+
+
+def _may_be_a_write(cause: BaseException) -> bool:
+    """Whether `cause` is a write that failed for a reason that it does not tell."""
+    # NumPy and Pillow raise bare OSErrors of half a write; what has a class of its own says what it is.
+    unexplained = type(cause) is OSError and cause.errno in (None, errno.EIO)
+    return unexplained or any(text in str(cause) for text in _FAILED_WRITES)
 
 
 def _is_too_large(error: BaseException) -> bool:

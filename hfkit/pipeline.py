@@ -24,11 +24,11 @@ from hfkit.artifact import (
     write_whole,
 )
 from hfkit.environment import describe_code, describe_environment
-from hfkit.errors import WorkError
+from hfkit.errors import UnknownOnHubError, WorkError
 from hfkit.measure import Measure
 from hfkit.processes import ALONE, Processes
 from hfkit.progress import Progress
-from hfkit.provenance import input_digests, read_models
+from hfkit.provenance import input_digests, read_models, unknown_inputs
 from hfkit.ranks import Followers
 from hfkit.recipe import Recipe, dump_recipe
 from hfkit.run import RECIPE, Run
@@ -42,6 +42,20 @@ class StageOutcome:
 
     artifact: Artifact
     made_now: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A finished run beside a recipe.
+
+    Attributes:
+        changed: the stages that would be made again, and which of their inputs are others now, as `train.epochs`; none
+            where only a stage before or hfkit itself changed, or the artifact is of a version that did not record them.
+        unknown: those of which nobody here can say it: they read what the Hub has, which could not be asked.
+    """
+
+    changed: Mapping[StageName, tuple[str, ...]]
+    unknown: tuple[StageName, ...]
 
 
 def run_stages(
@@ -75,6 +89,44 @@ def run_stages(
         run.write_manifest()
     followers.dismiss()
     return outcomes
+
+
+def compare_with_finished(recipe: Recipe, wanted: Sequence[StageName]) -> Compared:
+    """Which of `wanted`, and of all they need, `run_stages` would make again. All must have finished; nothing is made.
+
+    Raises:
+        WorkError: a stage has not finished.
+        DamagedArtifact: an artifact is not whole.
+        RequestError: what a stage reads cannot be read.
+    """
+    run = Run(recipe)
+    outcomes: dict[StageName, StageOutcome] = {}
+    changed: dict[StageName, tuple[str, ...]] = {}
+    unknown: list[StageName] = []
+    for name in closure(list(wanted), recipe):
+        stage, artifact = STAGES[name], run.artifact(name)
+        outcomes[name] = StageOutcome(artifact, made_now=False)
+        try:
+            reads = stage.reads(recipe)
+        except UnknownOnHubError:
+            unknown.append(name)
+            continue
+        fingerprint = _fingerprint_of_reads(stage, reads, recipe, outcomes)
+        if artifact.fingerprint == _fingerprint_without(_missing_in(artifact), fingerprint):
+            continue
+        now, then, unsure = input_digests(reads), artifact.inputs, unknown_inputs(reads)
+        others = {key for key in {**now, **then} if now.get(key) != then.get(key)} - unsure if then else set()
+        if unsure and not others and not any(need in changed for need in stage.needs(recipe)):
+            unknown.append(name)
+            continue
+        # What needs it is made again too.
+        outcomes[name] = StageOutcome(artifact.model_copy(update={"fingerprint": fingerprint}), made_now=True)
+        changed[name] = tuple(sorted(others))
+    return Compared(changed, tuple(unknown))
+
+
+def _missing_in(artifact: Artifact) -> PartialResult:
+    return PartialResult.model_validate({"missing": artifact.result.get("missing", ())})
 
 
 def _fingerprint(stage: Stage, recipe: Recipe, outcomes: Mapping[StageName, StageOutcome]) -> str:
@@ -166,7 +218,8 @@ def _make(
     code = describe_code()
     forget_artifact(folder)
     write_whole(folder / RECIPE, dump_recipe(run.recipe))
-    with run.logging_to(stage.name), Measure() as cost, followers.joining(stage, run.recipe):
+    watched, logging = run.watched(stage), run.logging_to(stage.name)
+    with watched, logging, Measure() as cost, followers.joining(stage, run.recipe):
         result = stage.run(run.context(stage, progress))
     _give_memory_back()
     reads = _unchanged_inputs(stage, run.recipe, fingerprint, needed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +16,11 @@ from hfkit.stage import StageName
 
 # Sections of the recipe, whose keys are told apart. Other mappings have names of files as keys.
 _SECTIONS = frozenset({"rag", "data", "model", "models", "train", "evaluate"})
+# Inputs that name models, as NAME@COMMIT or with another word where nobody here knows the commit, and those that name
+# datasets.
+_MODELS = frozenset({"tokenizer", "embedder", "reranker", "models.base", "models.loaded", "models.judge"})
+_DATASETS = frozenset({"sources", "tasks"})
+_WITHOUT_COMMIT = re.compile(r"[\w.-]+(?:/[\w.-]+)?@(?![0-9a-f]{40}$)[^@]*")
 # Of a model's files those that results depend on.
 _WEIGHTS = (".safetensors", ".bin")
 _SETTINGS = (".json", ".txt", ".jinja", ".model")
@@ -26,13 +31,35 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def input_digests(reads: Mapping[str, JsonValue]) -> dict[str, str]:
     """A SHA-256 for each thing that a stage reads; of a section of the recipe one for each of its keys, as
     `train.epochs`. Hashes tell whether it was the same, and nothing of the paths of this machine."""
-    digests: dict[str, str] = {}
+    return {key: fingerprint_of({name: value}) for key, name, value in _inputs(reads)}
+
+
+def unknown_inputs(reads: Mapping[str, JsonValue]) -> frozenset[str]:
+    """Those keys of `input_digests` that stand for models or data of the Hub at a commit that nobody here can say: the
+    cache does not hold them, and the Hub could not be asked."""
+    return frozenset(key for key, _, value in _inputs(reads) if _is_unknown(key, value))
+
+
+def _inputs(reads: Mapping[str, JsonValue]) -> Iterator[tuple[str, str, JsonValue]]:
+    """(key of `input_digests`, last part of it, value)."""
     for key, value in reads.items():
         if key in _SECTIONS and isinstance(value, dict):
-            digests |= {f"{key}.{name}": fingerprint_of({name: part}) for name, part in value.items()}
+            yield from ((f"{key}.{name}", name, part) for name, part in value.items())
         else:
-            digests[key] = fingerprint_of({key: value})
-    return digests
+            yield key, key, value
+
+
+def _is_unknown(key: str, value: JsonValue) -> bool:
+    if key in _MODELS:
+        named = value.values() if isinstance(value, dict) else [value]
+        return any(isinstance(name, str) and _WITHOUT_COMMIT.fullmatch(name) for name in named)
+    return key in _DATASETS and _lacks_commit(value)
+
+
+def _lacks_commit(value: JsonValue) -> bool:
+    if isinstance(value, dict):
+        return ("commit" in value and value["commit"] is None) or any(map(_lacks_commit, value.values()))
+    return isinstance(value, list) and any(map(_lacks_commit, value))
 
 
 def read_models(stage: StageName, recipe: Recipe) -> dict[str, ModelRecord]:

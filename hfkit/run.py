@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfkit.artifact import Artifact, DamagedArtifact, read_artifact, write_whole
+from hfkit.artifact import MARKER, Artifact, DamagedArtifact, read_artifact, write_whole
 from hfkit.errors import RequestError, WorkError
 from hfkit.manifest import Manifest
 from hfkit.progress import Progress
@@ -19,6 +19,8 @@ from hfkit.stage import STAGE_NAMES, Stage, StageContext, StageName
 RUNS = Path("runs")
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
+_LOCK = ".lock"
+_AIM = ".aim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Run:
         if stage.in_place:
             folder.mkdir(parents=True, exist_ok=True)
             return folder
-        aim = folder / ".aim"
+        aim = folder / _AIM
         if folder.exists() and not (aim.exists() and aim.read_text(encoding="utf-8") == fingerprint):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ class Run:
         from filelock import FileLock, Timeout
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
+        lock = FileLock(self.folder / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
@@ -103,6 +105,29 @@ class Run:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def watched(self, stage: Stage) -> Iterator[None]:
+        """While `stage` works. Raises WorkError, in the place of whatever came of it, where somebody deleted or moved a
+        folder that it works with."""
+        # Files that are there from before the work begins to its end. A folder says less: whoever writes makes it anew.
+        marks = [self.folder / _LOCK, *(self.finished(need) / MARKER for need in stage.needs(self.recipe))]
+        if not stage.in_place:
+            marks.append(self.workshop(stage) / _AIM)
+        try:
+            yield
+        except Exception as error:
+            self._require_all(marks, stage.name, error)
+            raise
+        self._require_all(marks, stage.name, None)
+
+    def _require_all(self, marks: Sequence[Path], stage: StageName, cause: Exception | None) -> None:
+        gone = next((mark.parent for mark in marks if not mark.is_file()), None)
+        if gone is not None:
+            raise WorkError(
+                f"{gone}: was deleted or moved while the {stage} stage worked with it; run the same command again, "
+                "which makes anew what is gone, and leave the folder where it is until the run ends"
+            ) from cause
 
     @contextmanager
     def logging_to(self, stage: StageName, rank: int = 0) -> Iterator[None]:

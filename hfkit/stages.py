@@ -46,8 +46,9 @@ def _data_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
         reads["chat_template"] = template_identity(recipe.model.chat_template)
         reads["template_arguments"] = dict(recipe.model.template_arguments)
     if (recipe.data.quality.emails, recipe.data.quality.secrets) != ("keep", "keep"):
-        # What was prepared before names of groups went through these gates may hold what they keep out.
-        reads["gates"] = "groups too"
+        # What was prepared before names of groups went through these gates, or before values without quotes were
+        # looked at, may hold what they keep out.
+        reads["gates"] = "groups too" if recipe.data.quality.secrets == "keep" else "values without quotes too"
     if recipe.rag is not None and _synthesises(recipe):
         reads["search"] = recipe.rag.search.mode
         # Whoever words the prompt anew must train anew.

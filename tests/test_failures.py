@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -163,3 +164,27 @@ def test_any_other_error_is_one_line_that_names_itself_and_the_way_to_more(text:
     assert explanation.exit_code == 1
     assert kind.__name__ in explanation.text and "--debug" in explanation.text
     assert len(explanation.text.splitlines()) == 1
+
+
+def test_a_disk_without_room_is_blamed_for_writes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr("hfkit.failures.shutil.disk_usage", lambda place: usage._replace(free=0))
+    for error in (
+        WorkError("a gate was not met: tuned.token_f1 >= 0.5"),
+        RagError("the index is damaged"),
+        chained(ValueError("not a number"), WorkError("the metric mine failed")),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/x/rows.jsonl"),
+        TimeoutError("no answer"),
+        KeyError("name"),
+        MemoryError(),
+        chained(OSError("cannot load the tokenizer"), RequestError("the model cannot be loaded")),
+    ):
+        assert "disk is full" not in explain(error).text, error
+    for error in (
+        OSError("3000 requested and 0 written"),
+        os_error(errno.EIO, "/x/train.parquet"),
+        RuntimeError("basic_ios::clear: iostream error"),
+        RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0"),
+        chained(sqlite3.OperationalError("disk I/O error"), RagError("the index cannot be written")),
+    ):
+        assert "disk is full" in explain(error).text, error

@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import tempfile
@@ -28,8 +29,8 @@ from hypothesis import strategies as st
 import hfkit.run
 from hfkit.artifact import read_artifact
 from hfkit.environment import describe_environment
-from hfkit.errors import WorkError
-from hfkit.pipeline import StageOutcome, run_stages
+from hfkit.errors import UnknownOnHubError, WorkError
+from hfkit.pipeline import Compared, StageOutcome, compare_with_finished, run_stages
 from hfkit.progress import Progress
 from hfkit.recipe import load_recipe
 from hfkit.stage import PartialResult, StageContext, StageName
@@ -97,6 +98,11 @@ def run(recipe: Path, *overrides: str) -> dict[StageName, StageOutcome]:
     return run_stages(loaded, wanted_stages(loaded), Progress(quiet=True))
 
 
+def would_be_made(recipe: Path, *overrides: str) -> Compared:
+    loaded = load_recipe(recipe, overrides)
+    return compare_with_finished(loaded, wanted_stages(loaded))
+
+
 def made_now(outcomes: Mapping[StageName, StageOutcome]) -> tuple[StageName, ...]:
     return tuple(name for name, outcome in outcomes.items() if outcome.made_now)
 
@@ -146,6 +152,8 @@ def test_what_a_changed_key_makes_again(
 ) -> None:
     recipe = tiny_recipe()
     assert made_now(run(recipe)) == ALL
+    compared = would_be_made(recipe, override)
+    assert (tuple(compared.changed), compared.unknown) == (again, ())
     assert made_now(run(recipe, override)) == again
     assert made_now(run(recipe, override)) == ()
 
@@ -174,6 +182,7 @@ def test_what_could_not_be_read_is_looked_for_at_every_run_until_it_can(
     toy_stages.missing = ("https://docs.example.org/a", "b.pdf")
     assert made_now(run(recipe)) == ALL
     for _ in range(2):
+        assert would_be_made(recipe).changed == {}, "what could not be read need not be there now"
         assert made_now(run(recipe)) == ("index",), "what depends on it came from what there was"
     toy_stages.failing = "index"
     with pytest.raises(WorkError):
@@ -300,6 +309,78 @@ def test_a_raised_version_makes_a_stage_again(tiny_recipe: RecipeWriter, toy_sta
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STAGES, "train", replace(STAGES["train"], version=STAGES["train"].version + 1))  # type: ignore[arg-type]
         assert made_now(run(recipe)) == ("train", "evaluate")
+
+
+def test_what_would_be_made_again_names_the_inputs_that_changed(tiny_recipe: RecipeWriter, toy_stages: Toys) -> None:
+    recipe = tiny_recipe()
+    run(recipe)
+    changed = would_be_made(recipe, "train.epochs=3", "model.adapter.rank=8", "evaluate.max_new_tokens=9").changed
+    assert changed == {"train": ("model.adapter", "train.epochs"), "evaluate": ("evaluate.max_new_tokens",)}
+    assert would_be_made(recipe, "train.epochs=3").changed == {"train": ("train.epochs",), "evaluate": ()}
+    (run_folder(recipe) / "data" / "artifact.json").unlink()
+    with pytest.raises(WorkError, match="the data stage has not finished"):
+        would_be_made(recipe)
+
+
+def test_a_model_of_the_hub_that_nobody_can_ask_for_is_not_taken_for_another(
+    tiny_recipe: RecipeWriter, toy_stages: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit_is(commit: str | None) -> None:
+        monkeypatch.setattr("hfkit.models.identity._commit", lambda reference, revision: commit)
+
+    recipe = tiny_recipe(model={"base": "ada/reader"})
+    commit_is("a" * 40)
+    run(recipe)
+    assert would_be_made(recipe) == Compared({}, ())
+    commit_is(None)
+    assert would_be_made(recipe) == Compared({}, ("data", "evaluate"))
+    changed = would_be_made(recipe, "train.epochs=3")
+    assert (changed.changed, changed.unknown) == ({"train": ("train.epochs",), "evaluate": ()}, ("data",))
+    commit_is("b" * 40)
+    assert tuple(would_be_made(recipe).changed) == made_now(run(recipe)) == AFTER_INDEX
+
+
+def test_a_dataset_of_the_hub_that_nobody_can_ask_for_is_not_taken_for_another(
+    tiny_recipe: RecipeWriter, toy_stages: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit_is(commit: str | None) -> None:
+        monkeypatch.setattr("hfkit.data.sources.hub_identity", lambda source: {"hub": source.hub, "commit": commit})
+
+    def refuse(source: object) -> None:
+        raise UnknownOnHubError("hub: ada/rows: no network")
+
+    recipe = tiny_recipe(rag=None, evaluate=None, data={"sources": [{"hub": "ada/rows"}]})
+    commit_is("a" * 40)
+    run(recipe)
+    commit_is(None)
+    assert would_be_made(recipe) == Compared({}, ("data",))
+    assert would_be_made(recipe, "data.max_length=900").changed == {"data": ("data.max_length",), "train": ()}
+    monkeypatch.setattr("hfkit.data.sources.hub_identity", refuse)
+    assert would_be_made(recipe, "train.epochs=3") == Compared({"train": ("train.epochs",)}, ("data",))
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+@pytest.mark.parametrize(
+    ("gone", "again"), [("", ALL), (".train.partial", ("train", "evaluate")), ("data", AFTER_INDEX)]
+)
+def test_a_folder_that_goes_while_a_stage_works_is_named(
+    tiny_recipe: RecipeWriter, toy_stages: Toys, gone: str, again: tuple[StageName, ...], made_anew: bool
+) -> None:
+    recipe = tiny_recipe()
+
+    def work(context: StageContext) -> Toy:
+        shutil.rmtree(run_folder(recipe) / gone)
+        if not made_anew:
+            return toy_stages.work(context)
+        context.folder.mkdir(parents=True, exist_ok=True)
+        return Toy(made=0)
+
+    said = re.escape(f"{Path('runs') / 'tiny' / gone}: was deleted or moved while the train stage worked with it; run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGES, "train", replace(STAGES["train"], run=work))  # type: ignore[arg-type]
+        with pytest.raises(WorkError, match=f"^{said}"):
+            run(recipe)
+    assert made_now(run(recipe)) == again
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {

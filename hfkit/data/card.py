@@ -16,6 +16,7 @@ from hfkit.data.distribution import imbalance, label_counts, length_outliers
 from hfkit.data.examples import Example
 from hfkit.data.ledger import Account
 from hfkit.data.prepared import Side
+from hfkit.markdown import escaped
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -178,8 +179,8 @@ def card_text(result: DataResult, name: str, *, plotted: bool) -> str:
     parts += [
         _accounts(result.dropped, "No row was dropped."),
         "## What stayed and should be known of",
-        _accounts(result.noted, "Nothing."),
-        *(f"- {remark}" for remark in result.remarks),
+        *([] if result.remarks and not result.noted else [_accounts(result.noted, "Nothing.")]),
+        *(f"- {escaped(remark)}" for remark in result.remarks),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -239,9 +240,16 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """On one line, and without what would end the cell."""
-    flat = " ".join(text.split()).replace("|", "\\|")
-    return flat if len(flat) <= 300 else flat[:299] + "…"
+    """On one line, and without what would end the cell or be more than text: names of files and rows stand in it."""
+    flat = " ".join(text.split())
+    return escaped(flat if len(flat) <= 300 else flat[:299] + "…")
+
+
+def whole_bins(values: Sequence[int], most: int = 40) -> list[float]:
+    """The edges of at most `most` bins that each hold equally many whole numbers: others would be empty by turns."""
+    low, high = min(values, default=0), max(values, default=0)
+    width = (high - low) // most + 1
+    return [edge - 0.5 for edge in range(low, high + width + 1, width)]
 
 
 def _plot(tallies: Mapping[Side, Tally], path: Path) -> None:
@@ -252,11 +260,12 @@ def _plot(tallies: Mapping[Side, Tally], path: Path) -> None:
     for at, (title, unit) in enumerate(
         (("Tokens of a sequence", "tokens"), ("Trained tokens of a sequence", "tokens"))
     ):
-        for side, tally in tallies.items():
-            values = tally.lengths if at == 0 else tally.trained
+        drawn = {side: tally.lengths if at == 0 else tally.trained for side, tally in tallies.items()}
+        bins = whole_bins([value for values in drawn.values() for value in values])
+        for side, values in drawn.items():
             if values:
                 shares = [1 / len(values)] * len(values)
-                axes[at].hist(values, bins=40, weights=shares, histtype="step", label=f"{side} ({len(values):,})")
+                axes[at].hist(values, bins=bins, weights=shares, histtype="step", label=f"{side} ({len(values):,})")
         axes[at].set(title=title, xlabel=unit, ylabel="share of sequences")
         axes[at].spines[["top", "right"]].set_visible(False)
         axes[at].legend(frameon=False)

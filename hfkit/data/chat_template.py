@@ -1,51 +1,33 @@
 """A chat template, compiled once: rendered as Transformers renders it, within bounds of time and size.
 
 The environment is the sandbox that Transformers documents for chat templates: blocks trimmed, `break` and `continue`,
-`generation` blocks, `raise_exception`, `strftime_now`, and a `tojson` that leaves HTML's characters alone. What is
-added counts the steps of loops and macros and looks at what grows, so that no template can hold up a run. What differs
+`generation` blocks, `raise_exception`, `strftime_now`, and a `tojson` that leaves HTML's characters alone. What differs
 is what would make training unrepeatable: the date that `strftime_now` gives is fixed, and chance is refused.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError, nodes, pass_context
+from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
 
-# A template takes some ten steps a message; these stop only what would never end.
-MAX_STEPS = 1_000_000
-MAX_SECONDS = 10.0
-MAX_LENGTH = 64_000_000
+from hfkit.data.bounded_templates import BoundedEnvironment, TemplateFault, rendered
 
 DATE = datetime(2025, 1, 1)
 """The date that a template's `strftime_now` gives, unless the template arguments name another."""
 
-# Names that no template can write, hence neither read nor replace.
-_BUDGET = "the steps left"
-_STEP = "one step"
-_GROWN = "what has grown"
-
 _DICT_NAMES = frozenset(dir(dict))
 _TEXT_METHODS = frozenset({"endswith", "lower", "lstrip", "replace", "rstrip", "split", "startswith", "strip", "upper"})
-
-_WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*\d{6}")
-
-
-class TemplateFault(Exception):
-    """A template does not compile or does not render; the text says why, in the template's own words if it has any."""
 
 
 class ChatTemplate:
@@ -81,31 +63,19 @@ class ChatTemplate:
         """
         given = dict(variables or {})
         date = given.pop("strftime_now", DATE)
-        pieces: list[str] = []
-        length = 0
         try:
             moment = date if isinstance(date, datetime) else datetime.fromisoformat(str(date))
-            values = {
-                "messages": messages,
-                "tools": tools,
-                "documents": None,
-                "add_generation_prompt": generation_prompt,
-                **given,
-                "strftime_now": self._clock(moment),
-                _BUDGET: _Budget(),
-            }
-            for piece in self._template.generate(values):
-                length += len(piece)
-                _within_length(length)
-                pieces.append(piece)
-        except RecursionError as error:
-            raise TemplateFault("it calls itself without end") from error
-        except MemoryError as error:
-            raise TemplateFault("it makes more text than memory holds") from error
-        # What templates raise: their own words, and whatever the expressions in them run into.
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            raise TemplateFault(str(error).strip() or type(error).__name__) from error
-        return "".join(pieces)
+        except ValueError as error:
+            raise TemplateFault(str(error)) from error
+        values = {
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": generation_prompt,
+            **given,
+            "strftime_now": self._clock(moment),
+        }
+        return rendered(self._template, values)
 
     def _clock(self, moment: datetime) -> Callable[[str], str]:
         def strftime_now(format: str) -> str:
@@ -115,95 +85,7 @@ class ChatTemplate:
         return strftime_now
 
 
-class _Budget:
-    """What one rendering may still spend."""
-
-    __slots__ = ("deadline", "steps")
-
-    def __init__(self) -> None:
-        self.steps = MAX_STEPS
-        self.deadline = time.monotonic() + MAX_SECONDS
-
-    def spend(self) -> None:
-        self.steps -= 1
-        if self.steps < 0 or time.monotonic() > self.deadline:
-            raise TemplateError(f"it does not come to an end: over {MAX_STEPS} steps or {MAX_SECONDS:.0f} seconds")
-
-
-@pass_context
-def _step(context: Context, value: bool) -> bool:
-    context.parent[_BUDGET].spend()
-    return value
-
-
-def _grown(value: Any) -> Any:
-    if isinstance(value, str | list | tuple):
-        _within_length(len(value))
-    return value
-
-
-def _within_length(length: int) -> None:
-    if length > MAX_LENGTH:
-        raise TemplateError(f"it makes a text of over {MAX_LENGTH} characters")
-
-
-class _Bounding(NodeTransformer):
-    """Puts a step at the head of every loop's and macro's body, and a look at the length behind every joining."""
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        if node.test is not None:
-            # What a loop passes over takes time as well.
-            node.test = nodes.And(_a_step(), node.test)
-        return self._stepping(node)
-
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
-        return self._stepping(node)
-
-    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
-        return self._stepping(node)
-
-    def visit_Add(self, node: nodes.Add) -> nodes.Node:
-        return self._watched(node)
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        return self._watched(node)
-
-    def _stepping(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
-        self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(_a_step()).set_lineno(node.lineno))
-        return node
-
-    def _watched(self, node: nodes.Add | nodes.Concat) -> nodes.Node:
-        self.generic_visit(node)
-        # One look behind a whole chain is enough: what a chain can add is limited by the template's own length.
-        if isinstance(node, nodes.Add):
-            node.left, node.right = _unwatched(node.left), _unwatched(node.right)
-        return nodes.Filter(node, _GROWN, [], [], None, None)
-
-
-def _a_step() -> nodes.Expr:
-    return nodes.Filter(nodes.Const(True), _STEP, [], [], None, None)
-
-
-def _unwatched(node: nodes.Expr) -> nodes.Expr:
-    if isinstance(node, nodes.Filter) and node.name == _GROWN and isinstance(node.node, nodes.Expr):
-        return node.node
-    return node
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def _generate(
-        self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
-    ) -> str:
-        _Bounding().visit(source)
-        source.set_environment(self)
-        for node in source.find_all(nodes.Node):
-            if not node.lineno:
-                node.lineno = 1
-        return super()._generate(source, name, filename, defer_init)
-
+class _Environment(BoundedEnvironment, ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         # Two short ways to what the sandbox itself arrives at: keys of messages, and harmless methods of texts.
         if type(obj) is dict and attribute not in _DICT_NAMES:
@@ -211,19 +93,6 @@ class _Environment(ImmutableSandboxedEnvironment):
         if type(obj) is str and attribute in _TEXT_METHODS:
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "*":
-            for value, times in ((left, right), (right, left)):
-                if isinstance(value, str | list | tuple) and isinstance(times, int):
-                    _within_length(len(value) * times)
-            if isinstance(left, int) and isinstance(right, int):
-                _within_length(left.bit_length() + right.bit_length())
-        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _within_length(left.bit_length() * right)
-        elif operator == "%" and isinstance(left, str) and _WIDE_FORMAT.search(left):
-            raise TemplateError("it pads text to a width of over 99999 characters")
-        return super().call_binop(context, operator, left, right)
 
 
 class _GenerationBlocks(Extension):
@@ -292,7 +161,7 @@ def _to_json(
 @lru_cache(maxsize=1)
 def _environment() -> _Environment:
     made = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols])
-    made.filters.update({"tojson": _to_json, "random": _by_chance, _STEP: _step, _GROWN: _grown})
+    made.filters.update({"tojson": _to_json, "random": _by_chance})
     made.globals.update(
         {"raise_exception": _raise_exception, "lipsum": _by_chance, "dict": _Dict(), "namespace": _Namespace}
     )

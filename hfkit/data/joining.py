@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hfkit.data.chat_template import TemplateFault
+from hfkit.data.bounded_templates import TemplateFault
 from hfkit.data.exchanges import Exchange, Exchanges
 from hfkit.data.ledger import RowFault
 from hfkit.data.special_tokens import ControlTokens, changed_texts

@@ -6,10 +6,10 @@ and for values that are assigned to a name like password and look random. A secr
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from dataclasses import dataclass
+
+from hfkit.data.assigned_secrets import find_assigned, is_placeholder
 
 EMAIL_MARK = "[e-mail]"
 SECRET_MARK = "[secret]"
@@ -116,26 +116,6 @@ _PATTERNS = (
     ),
 )
 
-# One of these stands in the name of all that is assigned below.
-_NAMES = ("pass", "pwd", "secret", "token", "key", "bearer")
-_ASSIGNED = re.compile(
-    r"(?:password|passwd|pwd|secret|token|api_?-?key|access_?-?key|auth_?-?key|private_?-?key|secret_?-?key)"
-    r"['\"]?\s{0,4}(?::=|=>|[:=])\s{0,4}['\"]([^\s'\"<>\[\]{}()$]{10,200})['\"]",
-    re.IGNORECASE,
-)
-# As .env files and shells write it, at the beginning of a line.
-_EXPORTED = re.compile(
-    r"^[ \t]{0,8}(?:export |set )?[A-Z][A-Z0-9_]{0,60}(?:PASSWORD|PASSWD|SECRET|TOKEN|KEY)[ ]?=[ ]?"
-    r"([^\s'\"<>\[\]{}()$_]{12,200})[ \t]*$",
-    re.MULTILINE,
-)
-_BEARER = re.compile(r"\bBearer[ ]+([\w.~+/-]{20,}=*)")
-_PLACEHOLDER = re.compile(
-    r"example|sample|dummy|placeholder|your|changeme|change_me|replace|insert|xxxx|\*\*\*|\.\.\.|1234|abcd|test|"
-    r"password|passwd|secret|token|apikey|api_key|api-key|env\.|environ",
-    re.IGNORECASE,
-)
-
 
 def find_secrets(text: str) -> list[Found]:
     """What looks like a password, token or private key in `text`, in order and apart from each other."""
@@ -147,17 +127,11 @@ def find_secrets(text: str) -> list[Found]:
             value = match.group(pattern.group)
             if pattern.mixed and not _is_mixed(value):
                 continue
-            if pattern.what == "a password in a URL" and (_PLACEHOLDER.search(value) or value in ("pass", "user")):
+            if pattern.what == "a password in a URL" and (is_placeholder(value) or value in ("pass", "user")):
                 continue
             if not value.endswith("EXAMPLE"):
                 found.append(Found(*match.span(pattern.group), pattern.what))
-    lowered = text.lower()
-    if not any(name in lowered for name in _NAMES):
-        return _apart(found)
-    for expression, bits in ((_ASSIGNED, 3.0), (_EXPORTED, 3.5), (_BEARER, 3.5)):
-        for match in expression.finditer(text):
-            if _looks_random(match.group(1), bits):
-                found.append(Found(*match.span(1), "a password or key in an assignment"))
+    found += [Found(start, end, "a password or key in an assignment") for start, end in find_assigned(text)]
     return _apart(found)
 
 
@@ -176,20 +150,6 @@ def _private_keys(text: str) -> list[Found]:
 
 def _is_mixed(value: str) -> bool:
     return bool(re.search(r"[0-9]", value) and re.search(r"[a-z]", value) and re.search(r"[A-Z]", value))
-
-
-def _looks_random(value: str, bits: float) -> bool:
-    """Whether `value` is no word, no path and no placeholder: letters and digits in an order that says little."""
-    if not (re.search(r"[0-9]", value) and re.search(r"[A-Za-z]", value)) or _PLACEHOLDER.search(value):
-        return False
-    # Paths, addresses and dotted names are long and varied without being secret.
-    if "://" in value or value.startswith(("/", "./", "../", "~")) or re.fullmatch(r"[A-Za-z_]\w*(?:\.\w+)+", value):
-        return False
-    if re.fullmatch(r"[a-z]+(?:[-_.][a-z]+)*[-_.]?[0-9]{1,4}", value):
-        return False
-    counts = Counter(value)
-    entropy = -sum(count / len(value) * math.log2(count / len(value)) for count in counts.values())
-    return entropy >= bits
 
 
 def _apart(found: list[Found]) -> list[Found]:

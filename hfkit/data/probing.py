@@ -1,4 +1,6 @@
-"""What can be known of the training data before a run, from a sample of each source and without any weights."""
+"""What can be known of the training data, and of the chat template, before a run: from a sample of each source and
+without any weights.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,23 @@ from hfkit.data.sources.batch import Batch
 from hfkit.errors import RequestError
 from hfkit.models.loading import load_renderer
 from hfkit.preflight import Finding, Severity
-from hfkit.recipe import ModelSection, PathSource, Recipe, SynthesizeSource
+from hfkit.recipe import (
+    AnyTask,
+    EndpointModel,
+    LoadedModel,
+    ModelSection,
+    OwnTask,
+    PathSource,
+    Recipe,
+    SynthesizeSource,
+    UsedTask,
+)
 
 _SAMPLE = 200
 # Below this, an interval over test rows is wider than most differences that anybody looks for.
 _FEW_TEST_ROWS = 20
 _TEMPLATE = "data.rendering"
+_TEMPLATE_ASKED = "evaluate.rendering"
 
 _PROBE = Conversation(
     id="the probe",
@@ -60,8 +73,10 @@ class _Sample:
 
 def probe(recipe: Recipe) -> list[Finding]:
     """Findings about a sample of every source of files, and about the chat template where it is needed."""
-    if recipe.data is None or recipe.model is None:
+    if recipe.model is None:
         return []
+    if recipe.data is None:
+        return _asked(recipe, recipe.model)
     samples: list[_Sample | Finding] = []
     for number, source in enumerate(recipe.data.sources):
         if isinstance(source, PathSource):
@@ -80,6 +95,27 @@ def probe(recipe: Recipe) -> list[Finding]:
         elif sample.kind == "text" or (sample.kind == "conversation" and usable):
             findings += _rendered(recipe, sample)
     return findings
+
+
+def _asked(recipe: Recipe, model: ModelSection) -> list[Finding]:
+    """An error where an evaluation alone asks the recipe's own model through a template that can never be used."""
+    section = recipe.evaluate
+    if section is None or all(isinstance(one, EndpointModel | LoadedModel) for one in section.asked(trains=False)):
+        return []
+    if not any(_through_the_template(task) for task in section.tasks):
+        return []
+    try:
+        load_renderer(model).stop_ids  # noqa: B018  (finds out what the template does)
+    except RequestError as error:
+        return [Finding(_TEMPLATE_ASKED, "error", str(error))]
+    return []
+
+
+def _through_the_template(task: AnyTask) -> bool:
+    """Whether a task is certain to show its prompts through the chat template, before its rows are read."""
+    if isinstance(task, OwnTask):
+        return bool(task.chat) or task.kind in ("generation", "preference")
+    return isinstance(task, UsedTask) and (bool(task.chat) or task.use in ("squad", "gsm8k", "ifeval"))
 
 
 def _kinds_unseen(recipe: Recipe) -> set[Kind | None]:

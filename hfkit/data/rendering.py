@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import JsonValue
 
-from hfkit.data.chat_template import DATE, ChatTemplate, TemplateFault
+from hfkit.data.bounded_templates import TemplateFault
+from hfkit.data.chat_template import DATE, ChatTemplate
 from hfkit.data.conversation import Conversation, Turn
 from hfkit.data.examples import Example
 from hfkit.data.exchanges import Exchange, Exchanges
@@ -102,8 +103,21 @@ class Renderer:
                 "the model's tokenizer has no chat template. Name one in model.chat_template: a Jinja file, "
                 "builtin:chatml or builtin:plain; or train on plain text (data.sources: format: text)"
             )
-        shape = find_shape(self._text, self._added, special_token_texts(self.tokenizer), self._known_stop_texts)
-        self._refuse_two_starts(shape.form)
+        if isinstance(self._found_shape, str):
+            raise RequestError(self._found_shape)
+        return self._found_shape
+
+    @cached_property
+    def _found_shape(self) -> Shape | str:
+        """The shape, or why the template can never be used. That is kept as well: every row of an evaluation asks, and
+        a template without end takes its time to be refused."""
+        try:
+            shape = find_shape(self._text, self._added, special_token_texts(self.tokenizer), self._known_stop_texts)
+            self._refuse_two_starts(shape.form)
+        except RequestError as error:
+            return str(error)
+        except TemplateFault as fault:
+            return f"the chat template does not render a question that is to be answered: {fault}; {_OTHER}"
         return shape
 
     @cached_property

@@ -16,7 +16,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from hfkit.data.chat_template import TemplateFault
+from hfkit.data.bounded_templates import TemplateFault
 from hfkit.data.exchanges import Exchange, Exchanges
 from hfkit.data.ledger import RowFault
 from hfkit.data.template_shape import MessageDict

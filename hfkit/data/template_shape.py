@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from hfkit.data.chat_template import TemplateFault
+from hfkit.data.bounded_templates import TemplateFault
 from hfkit.data.special_tokens import any_of, is_markup, shared_start
 from hfkit.errors import RequestError
 

@@ -42,10 +42,14 @@ class AnswerFile:
         folder: of the run.
         label: of the model, for people who look into the folder.
         identity: everything that an answer depends on beside what is asked.
+
+    Attributes:
+        damaged: lines that cannot be read, after entering; they are left in the file and hide no other.
     """
 
     def __init__(self, folder: Path, label: str, identity: Mapping[str, JsonValue]) -> None:
         self.path = folder / FOLDER / f"{label}-{fingerprint_of(identity)[:16]}.jsonl"
+        self.damaged = 0
         self._known: dict[str, Answer] = {}
         self._file: TextIO | None = None
 
@@ -76,16 +80,17 @@ class AnswerFile:
         self._file.flush()
 
     def _read(self) -> int:
-        """Read all whole lines, and return how many bytes they have together. What follows a broken one is not used."""
+        """Read all whole lines, and return how many bytes they have together, those that are damaged among them."""
         whole = 0
         with self.path.open("rb") as file:
             for text in file:
                 if not text.endswith(b"\n"):
                     break
+                whole += len(text)
                 try:
                     line = _Line.model_validate_json(text)
                 except ValidationError:
-                    break
-                self._known[line.asked] = line.answer
-                whole += len(text)
+                    self.damaged += 1
+                else:
+                    self._known[line.asked] = line.answer
         return whole

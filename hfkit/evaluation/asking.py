@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -54,9 +55,14 @@ class Asker:
             missing = {asked_of(row): row for row in task.rows if file.known(row) is None}
             todo = list(missing.values())
             if todo:
+                if file.damaged:
+                    lines = "1 damaged line is" if file.damaged == 1 else f"{file.damaged} damaged lines are"
+                    self.progress.say(f"{file.path}: {lines} skipped; answers that are missing are asked for again")
                 done = len(task.rows) - len(todo)
-                with self.progress.bar(f"{label}: {task.name}") as update:
-                    for number, answer in self._answers(model, task, todo):
+                # Closed whatever happens: an endpoint's requests are then broken off here and now.
+                asking = closing(self._answers(model, task, todo))
+                with self.progress.bar(f"{label}: {task.name}") as update, asking as answers:
+                    for number, answer in answers:
                         if isinstance(answer, Failed) and isinstance(model, EndpointModel):
                             # It may answer the next time.
                             passing[asked_of(todo[number])] = answer
@@ -88,7 +94,7 @@ class Asker:
             identity |= {"torch": torch.__version__, "transformers": transformers.__version__, "device": device}
         return identity
 
-    def _answers(self, model: AnyModel, task: Task, rows: Sequence[Row]) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, model: AnyModel, task: Task, rows: Sequence[Row]) -> Generator[tuple[int, Answer], None, None]:
         limit = self.settings(task).get("max_new_tokens")
         if isinstance(model, EndpointModel):
             from hfkit.evaluation.endpoint import chat_replies
@@ -101,7 +107,7 @@ class Asker:
 
     def _local(
         self, model: LocalModel, renderer: Renderer, rows: Sequence[Row], limit: int
-    ) -> Iterator[tuple[int, Answer]]:
+    ) -> Generator[tuple[int, Answer], None, None]:
         from hfkit.evaluation.generation import generate_each
         from hfkit.evaluation.likelihood import likelihoods_each
 

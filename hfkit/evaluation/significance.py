@@ -25,7 +25,7 @@ def p_value(measured: Measured, model: str, reference: str, seed: int) -> tuple[
         gained, lost = discordant(measured, model, reference)
         return mcnemar(gained, lost), "mcnemar"
     first, second = (group_sums(measured.numbers[name], measured.groups) for name in (model, reference))
-    return permutation(measured.metric.value, first, second, seed), "permutation"
+    return permutation(measured.value, first, second, seed), "permutation"
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -79,5 +79,5 @@ def discordant(measured: Measured, model: str, reference: str) -> tuple[int, int
 
 
 def _row_differences(measured: Measured, model: str, reference: str) -> NDArray[np.float64]:
-    value = measured.metric.value
+    value = measured.value
     return value(measured.numbers[model]) - value(measured.numbers[reference])

@@ -62,7 +62,7 @@ class Pair(NamedTuple):
 
 def resample(measured: Measured, *, seed: int = 0) -> Resampled:
     """Draw the groups again and again. Without rows no model has a value, and there are no draws."""
-    models, groups, value = list(measured.numbers), len(set(measured.groups)), measured.metric.value
+    models, groups, value = list(measured.numbers), len(set(measured.groups)), measured.value
     if not measured.ids or not models:
         return Resampled(measured, dict.fromkeys(models, float("nan")), {m: np.empty(0) for m in models}, 0, seed)
     sums = np.stack([group_sums(measured.numbers[model], measured.groups) for model in models], axis=1)
@@ -190,7 +190,7 @@ def _judged(pair: Pair, p_adjusted: float, confidence: float, *, comparisons: in
     else:
         why = f"{rows} rows can show one of about {smallest_shown(spread, level / comparisons):.2g}"
     if needed is not None and needed > rows:
-        why += f"; one of {abs(difference):.2g} takes about {needed:,} rows"
+        why += f"; to tell the {abs(difference):.2g} seen here from chance takes about {needed:,} rows"
     return _Judgement(difference, interval, needed, f"{nothing}: {why}")
 
 

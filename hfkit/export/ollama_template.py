@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from hfkit.data.chat_template import ChatTemplate, TemplateFault
+from hfkit.data.bounded_templates import TemplateFault
+from hfkit.data.chat_template import ChatTemplate
 from rag.answer import Message
 
 if TYPE_CHECKING:

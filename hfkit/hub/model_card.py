@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hfkit.data.ledger import Account
-from hfkit.evaluation.report.markdown import escaped, markdown_report
+from hfkit.evaluation.report.markdown import markdown_report
 from hfkit.hub.energy import energy_sentence
 from hfkit.hub.facts import RunFacts, Trained, portable_recipe
 from hfkit.hub.measured_results import TEXT_GENERATION, metadata_results, own_tasks
 from hfkit.hub.usage import usage_snippet
+from hfkit.markdown import escaped
 from hfkit.models.embedded import PREFIX, embedded_model
 from hfkit.recipe import HubSource, TrainSection, dump_recipe
 from rag.answer import ABSTENTION
@@ -206,6 +207,8 @@ def _training(facts: RunFacts, drift: Drift | None) -> list[str]:
 def _schedule(train: TrainSection, trained: Trained) -> str:
     epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs:g} epochs"
     rate = f"{train.schedule} learning rate from {train.learning_rate:g}"
+    if train.max_steps is not None:
+        epochs = f"{epochs} or {train.max_steps:,} steps, whichever ended first"
     return f"{epochs}, {train.batch_size} rows a step, {rate}, {trained.steps:,} steps"
 
 

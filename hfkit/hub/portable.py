@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from hfkit.data.builtin_templates import BUILTIN
-from hfkit.evaluation.report.markdown import escaped
 from hfkit.hub.facts import TEMPLATE, RunFacts, hub_id
+from hfkit.markdown import escaped
 
 
 def portable_text(facts: RunFacts) -> Callable[[str], str]:

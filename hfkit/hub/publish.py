@@ -103,7 +103,8 @@ def secrets_refusal(facts: RunFacts, found: Sequence[str]) -> str | None:
     listed = "".join(f"\n  {place}" for place in found[:_MOST_NAMED])
     return (
         f"{facts.recipe.name}: what looks like a secret stands in files that would be published, so nothing is. Take "
-        "it out of the source (data.quality has a filter) and run again; where it is none, set hub.despite=[secrets]:"
+        "it out of the source (data.quality has a filter; a recipe can name an environment variable instead) and run "
+        "again; where it is none, set hub.despite=[secrets]:"
         f"{listed}{more}"
     )
 

@@ -7,14 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from hfkit.data.personal import find_secrets
-from hfkit.hub.files import DATABASE, PARQUET, TEXT, PlannedRepository
+import yaml
 
+from hfkit.data.assigned_secrets import is_secret_setting
+from hfkit.data.personal import Found, find_secrets
+from hfkit.hub.files import DATABASE, PARQUET, TEXT, PlannedRepository
+from hfkit.recipe.yaml_rules import RecipeLoader
+
+_RECIPE = ".yaml"
 _ROWS_AT_ONCE = 2000
 
 
 def secrets_in(repositories: Sequence[PlannedRepository], token: str | None) -> list[str]:
     """Where something that looks like a secret, or the very `token` that publishes, stands; never the secret itself.
+    In a recipe, keys count too: what is called a password is one, whatever it looks like.
 
     Each is told as `file:line: what`, in Parquet and SQLite files with the row's number in place of the line's. A file
     that goes to several repositories is read once.
@@ -26,8 +32,9 @@ def secrets_in(repositories: Sequence[PlannedRepository], token: str | None) -> 
             if file.source in seen:
                 continue
             seen.add(file.source)
+            is_recipe = file.source.suffix == _RECIPE
             for place, text in _texts(file.source):
-                found += [f"{place(at)}: {what}" for at, what in _places(text, token)]
+                found += [f"{place(at)}: {what}" for at, what in _places(text, token, is_recipe=is_recipe)]
     return found
 
 
@@ -42,11 +49,35 @@ class _Place:
         return f"{self.path}:{line}" if self.row is None else f"{self.path}:{self.row}"
 
 
-def _places(text: str, token: str | None) -> Iterator[tuple[int, str]]:
-    for found in find_secrets(text):
-        yield found.start, found.what
+def _places(text: str, token: str | None, *, is_recipe: bool) -> Iterator[tuple[int, str]]:
+    found = find_secrets(text)
+    if is_recipe:
+        found += [item for item in _settings(text) if not any(item.start < f.end and f.start < item.end for f in found)]
+    for item in found:
+        yield item.start, item.what
     if token and (at := text.find(token)) >= 0:
         yield at, "the token that publishes"
+
+
+def _settings(text: str) -> Iterator[Found]:
+    """The values in a recipe whose keys say that they are secrets."""
+    try:
+        document = yaml.compose(text, Loader=RecipeLoader)
+    except yaml.YAMLError:
+        return
+    yield from _settings_below(document, "")
+
+
+def _settings_below(node: yaml.Node | None, name: str) -> Iterator[Found]:
+    """`name` is the key whose value, or one of whose values, `node` is."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _settings_below(value, key.value if isinstance(key, yaml.ScalarNode) else "")
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _settings_below(item, name)
+    elif isinstance(node, yaml.ScalarNode) and is_secret_setting(name, node.value):
+        yield Found(node.start_mark.index, node.end_mark.index, f"a secret, as its key {name} says")
 
 
 def _texts(path: Path) -> Iterator[tuple[_Place, str]]:

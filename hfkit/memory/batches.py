@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hfkit.memory.setting import Batch
+from hfkit.memory.setting import Batch, Devices
 from hfkit.recipe import Recipe
 
 # The multiple to which the train stage pads (hfkit/training/microbatches.py, which imports PyTorch).
@@ -41,11 +41,11 @@ def rows_of(recipe: Recipe, prepared: Path) -> Rows:
     return Rows(recipe.data.max_length, recipe.data.max_length, known=False)
 
 
-def largest_batch(recipe: Recipe, rows: Rows, kind: Literal["cpu", "gpu"], *, half: bool, end_to_end: bool) -> Batch:
-    """The micro-batch that takes the most memory.
+def largest_batch(recipe: Recipe, rows: Rows, devices: Devices, *, half: bool, end_to_end: bool) -> Batch:
+    """The micro-batch that takes the most memory on any device.
 
     Args:
-        kind: of the devices.
+        devices: they share the rows of each step.
         half: whether the computation is in 16 bits.
         end_to_end: whether packed rows are laid end to end without a mask, as FlashAttention takes them.
     """
@@ -54,9 +54,9 @@ def largest_batch(recipe: Recipe, rows: Rows, kind: Literal["cpu", "gpu"], *, ha
     longest = recipe.data.max_length if packed else rows.longest
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP
     micro = recipe.train.micro_batch_size
-    lines = max(1, tokens_at_once(kind, half=half) // length) if micro == "auto" else micro
-    # A pack holds one row or more, so there are never more lines than rows.
-    lines = min(lines, recipe.train.batch_size)
+    lines = max(1, tokens_at_once(devices.kind, half=half) // length) if micro == "auto" else micro
+    # A pack holds one row or more, so there are never more lines than a device has rows of a step.
+    lines = min(lines, -(-recipe.train.batch_size // devices.count))
     positions = min(length, rows.trained * (-(-length // rows.longest) if packed else 1))
     return Batch(lines, length, positions, masked=not (packed and end_to_end))
 

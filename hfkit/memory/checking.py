@@ -16,6 +16,7 @@ from hfkit.memory.shape import shape_of
 from hfkit.models.embedded import PREFIX, cached_folder, embedded_model
 from hfkit.models.loading import locate
 from hfkit.models.precision import resolve_precision
+from hfkit.preflight import Finding
 from hfkit.recipe import ModelSection, Recipe
 
 if TYPE_CHECKING:
@@ -105,6 +106,18 @@ def devices_of(gpus: int | None, gpu_memory: float | None, sharding: Sharding | 
     return Devices("gpu", gpus, memory, sharding or "ddp")
 
 
+def check_sharing(recipe: Recipe, devices: Devices) -> Finding | None:
+    """An error where a step has fewer rows than there are devices: training would refuse to begin."""
+    if recipe.train is None or recipe.train.batch_size >= devices.count:
+        return None
+    return Finding(
+        "train.batch_size",
+        "error",
+        f"{recipe.train.batch_size} rows a step cannot be shared by {devices.count} GPUs; set it to {devices.count} or "
+        "more, or take fewer",
+    )
+
+
 def report_memory(recipe: Recipe, prepared: Path, devices: Devices) -> MemoryReport | None:
     """The plan for the train stage of `recipe`; None where it trains nothing, or its model is not here yet.
 
@@ -134,7 +147,7 @@ def _setting(recipe: Recipe, rows: Rows, devices: Devices) -> Setting:
     assert recipe.model is not None and recipe.train is not None
     half = _is_half(recipe.model.precision, devices)
     end_to_end = half and devices.kind == "gpu" and find_spec("flash_attn") is not None
-    batch = largest_batch(recipe, rows, devices.kind, half=half, end_to_end=end_to_end)
+    batch = largest_batch(recipe, rows, devices, half=half, end_to_end=end_to_end)
     return Setting(
         batch=batch,
         number_bytes=2 if half else 4,

@@ -188,6 +188,10 @@ def read_adapter_config(place: Path) -> LoraConfig:
             raise RequestError(f"{place / CONFIG} cannot be read: {error}") from error
     if not isinstance(config, LoraConfig):
         raise RequestError(f"{place}: an adapter of the kind {config.peft_type}; hfkit loads LoRA and its kin")
+    # PEFT takes whatever stands there, and fails much later without naming it.
+    for name, value in (("r", config.r), ("lora_alpha", config.lora_alpha), ("lora_dropout", config.lora_dropout)):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise RequestError(f"{place / CONFIG}: {name} is {value!r}; it must be a number")
     if config.init_lora_weights not in _PLAIN_STARTS:
         raise RequestError(
             f"{place}: its start ({config.init_lora_weights}) changed the weights of the base model, so that it does "
@@ -208,7 +212,7 @@ def _fit_explained(place: Path) -> Iterator[None]:
 
     try:
         yield
-    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
         # Of an error about shapes the first line names the class alone.
         raise RequestError(

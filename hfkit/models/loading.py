@@ -283,9 +283,10 @@ def _explained(reference: str, where: Located) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
         # Transformers raises OSError for what cannot be found or read and the others for files that do not fit
-        # together; missing memory, and an OSError with an errno (a full disk, say), have messages of their own.
+        # together, or hold a list or a text where it wants something else; missing memory, and an OSError with an errno
+        # (a full disk, say), have messages of their own.
         no_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
         if no_memory or (isinstance(error, OSError) and error.errno is not None):
             raise

@@ -24,10 +24,14 @@ def run(arguments: argparse.Namespace) -> int:
         findings += probe(recipe)
     memory = None
     if not any(finding.severity == "error" for finding in findings):
-        from hfkit.memory.checking import devices_of, report_memory
+        from hfkit.memory.checking import check_sharing, devices_of, report_memory
 
         devices = devices_of(arguments.gpus, arguments.gpu_memory, arguments.sharding)
-        memory = report_memory(recipe, Run(recipe).finished("data"), devices)
+        unshared = check_sharing(recipe, devices)
+        if unshared is None:
+            memory = report_memory(recipe, Run(recipe).finished("data"), devices)
+        else:
+            findings.append(unshared)
     errors = [finding for finding in findings if finding.severity == "error"]
     if arguments.json:
         document = {

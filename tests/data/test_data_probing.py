@@ -74,3 +74,26 @@ def test_the_template_is_asked_for_where_conversations_are(
     # Once is enough: nothing else fails, and the texts are looked at all the same.
     assert [one.key for one in findings if one.key != TEMPLATE] == ["data.sources.0.rows", "data.splits.test"]
     assert not any(one.severity == "error" for one in findings if one.key != TEMPLATE)
+
+
+OTHER = {"name": "other", "load": "elsewhere"}
+
+
+@pytest.mark.parametrize(
+    ("section", "models", "found"),
+    [
+        ({"kind": "generation", "prompt": "{{ q }}", "references": "a"}, None, True),
+        ({"kind": "generation", "prompt": "{{ q }}", "references": "a"}, [OTHER], False),
+        ({"kind": "text", "text": "a"}, None, False),
+    ],
+)
+def test_an_evaluation_alone_has_its_chat_template_tried(
+    tiny_recipe: RecipeWriter, workplace: Path, section: dict[str, Any], models: Any, found: bool
+) -> None:
+    (workplace / "broken.jinja").write_text("{{ raise_exception('for nobody') }}", encoding="utf-8")
+    task = {"name": "mine", "path": "rows.jsonl", **section}
+    sections: dict[str, Any] = {"data": None, "rag": None, "train": None, "model": {"chat_template": "broken.jinja"}}
+    recipe = load_recipe(tiny_recipe(**sections, evaluate={"tasks": [task], "models": models, "gates": []}))
+    findings = probe(recipe)
+    assert [(one.key, one.severity) for one in findings] == [("evaluate.rendering", "error")] * found
+    assert all("for nobody" in one.text for one in findings)

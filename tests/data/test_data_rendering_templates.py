@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfkit.data.chat_template import ChatTemplate, TemplateFault
+from hfkit.data import bounded_templates
+from hfkit.data.bounded_templates import EndlessTemplate, TemplateFault
+from hfkit.data.chat_template import ChatTemplate
 from hfkit.data.conversation import Conversation
+from hfkit.data.rendering import Renderer
 from hfkit.errors import RequestError
 from hfkit.models.loading import load_renderer, load_stop_ids, load_tokenizer
 from hfkit.recipe import ModelSection
@@ -128,6 +131,36 @@ WITHOUT_END = {
 def test_a_template_without_end_is_stopped(template: str) -> None:
     with pytest.raises(TemplateFault):
         ChatTemplate(template).render([], generation_prompt=False)
+
+
+@pytest.mark.parametrize("name", ["nested loops", "macros that call themselves", "a macro that calls itself for ever"])
+def test_what_never_ends_is_told_from_other_faults(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(bounded_templates, "MAX_STEPS", 1000)
+    with pytest.raises(EndlessTemplate):
+        ChatTemplate(WITHOUT_END[name]).render([], generation_prompt=False)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (WITHOUT_END["nested loops"], "does not come to an end: over 1000 steps"),
+        (
+            "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
+            "{% if add_generation_prompt %}{{ raise_exception('no more') }}{% endif %}",
+            "does not render a question that is to be answered: no more",
+        ),
+    ],
+)
+def test_a_template_that_can_never_be_used_is_not_tried_for_each_row(
+    make_tokenizer: TokenizerMaker, monkeypatch: pytest.MonkeyPatch, template: str, words: str
+) -> None:
+    monkeypatch.setattr(bounded_templates, "MAX_STEPS", 1000)
+    renderer = Renderer(make_tokenizer(template, ["<pad>", "<s>", "</s>"], "</s>", "<s>"))
+    for attempt in range(3):
+        with pytest.raises(RequestError, match=words):
+            renderer.prompt_ids([{"role": "user", "content": "Hi"}])
+        if attempt == 0:
+            monkeypatch.setattr(ChatTemplate, "render", lambda *given, **named: pytest.fail("it was tried again"))
 
 
 REACHING = {

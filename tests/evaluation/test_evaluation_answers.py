@@ -7,14 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from hfkit.data.conversation import Turn
 from hfkit.evaluation.answers import AnswerFile, asked_of
+from hfkit.evaluation.asking import Asker
+from hfkit.evaluation.models import Loader
 from hfkit.evaluation.rows import Failed, Generation, GenerationRow, Likelihood, Likelihoods, TextRow
+from hfkit.evaluation.tasks.task import Task
+from hfkit.progress import Progress
+from hfkit.recipe import Endpoint, EndpointModel
 
 IDENTITY = {"model": "m", "settings": {"max_new_tokens": 3}}
 
@@ -48,18 +53,59 @@ def test_only_what_is_asked_matters() -> None:
     assert asked_of(row("a")) != asked_of(row("a", tools=tools))
 
 
-@pytest.mark.parametrize("torn", [b'{"asked": "x", "ans', b"\n", b"\xff\xfe\n", b'{"asked": 3}\n'])
-def test_a_torn_line_is_not_used_and_spoils_no_other(tmp_path: Path, torn: bytes) -> None:
+@pytest.mark.parametrize(
+    ("torn", "left"), [(b'{"asked": "x", "ans', 0), (b"\n", 1), (b"\xff\xfe\n", 1), (b'{"asked": 3}\n', 1)]
+)
+def test_a_line_that_cannot_be_read_hides_no_other_and_only_an_unfinished_one_is_cut_off(
+    tmp_path: Path, torn: bytes, left: int
+) -> None:
     with AnswerFile(tmp_path, "base", IDENTITY) as file:
+        assert file.damaged == 0
         file.add(row("a"), Failed(reason="1"))
     with file.path.open("ab") as end:
         end.write(torn)
     with AnswerFile(tmp_path, "base", IDENTITY) as file:
-        assert file.known(row("a")) == Failed(reason="1")
+        assert (file.known(row("a")), file.damaged) == (Failed(reason="1"), left)
         file.add(row("b"), Failed(reason="2"))
     with AnswerFile(tmp_path, "base", IDENTITY) as file:
         assert (file.known(row("a")), file.known(row("b"))) == (Failed(reason="1"), Failed(reason="2"))
-    assert len(file.path.read_bytes().splitlines()) == 2
+        assert file.damaged == left
+    assert len(file.path.read_bytes().splitlines()) == 2 + left
+
+
+def test_what_a_damaged_line_answered_is_said_and_asked_again_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+
+    def replies(
+        endpoint: Endpoint, rows: Sequence[GenerationRow], *, max_new_tokens: int
+    ) -> Iterator[tuple[int, Generation]]:
+        asked.append([one.id for one in rows])
+        yield from ((number, Generation(text=one.id, stopped=True)) for number, one in enumerate(rows))
+
+    monkeypatch.setattr("hfkit.evaluation.endpoint.chat_replies", replies)
+    model = EndpointModel(name="one", endpoint="http://127.0.0.1:9/v1", model="m")
+    task = Task(name="t", title="t", kind="generation", rows=tuple(row(text) for text in "abc"), metrics=())
+    asker = Asker(
+        run=tmp_path,
+        loader=Loader(tmp_path),
+        identities={"one": {}},
+        max_new_tokens=3,
+        batch_size="auto",
+        progress=Progress(),
+    )
+    expected = [Generation(text=text, stopped=True) for text in "abc"]
+    assert asker.ask(model, task) == expected
+    (kept,) = (tmp_path / ".answers").iterdir()
+    lines = kept.read_bytes().splitlines(keepends=True)
+    kept.write_bytes(lines[0] + lines[1].replace(b'"asked"', b'"ask') + lines[2])
+    assert "damaged" not in capsys.readouterr().err
+    assert asker.ask(model, task) == expected
+    assert f"{kept}: 1 damaged line is skipped" in capsys.readouterr().err
+    assert asker.ask(model, task) == expected
+    assert "damaged" not in capsys.readouterr().err, "nothing is missing any more"
+    assert asked == [["a", "b", "c"], ["b"]]
 
 
 SCRIPT = """

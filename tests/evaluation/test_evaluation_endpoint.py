@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gzip
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,29 @@ class Server:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+@contextlib.contextmanager
+def trickling(pieces: Sequence[bytes], pause: float) -> Iterator[str]:
+    """The address of a server that answers with these bytes, headers and all, and waits behind each piece."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            with contextlib.suppress(OSError):
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    time.sleep(pause)
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as started:
+        threading.Thread(target=started.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{started.server_address[1]}/v1"
+        finally:
+            started.shutdown()
 
 
 def completion(text: str | None, finish: str = "stop") -> Reply:
@@ -129,8 +155,10 @@ def test_no_key_is_sent_that_was_not_named(server: Server, monkeypatch: pytest.M
         (200, b"", {}),
         (200, b'{"choices": []}', {}),
         (200, b'{"choices": [{"message": {"content": null}}]}', {}),
+        (200, b"not gzip at all", {"Content-Encoding": "gzip"}),
+        (200, b"whatever this is", {"Content-Encoding": "br"}),
     ],
-    ids=["503", "429", "html", "empty", "no choice", "no text"],
+    ids=["503", "429", "html", "empty", "no choice", "no text", "garbage", "unasked packing"],
 )
 def test_what_may_pass_is_tried_again_and_then_counted(server: Server, trouble: Reply) -> None:
     server.say = lambda body, before: trouble if last(body) == "bad" or before < 2 else completion("at last")
@@ -152,6 +180,56 @@ def test_a_timeout_and_a_server_that_is_not_there_are_counted(server: Server) ->
     assert isinstance(said, Failed) and "in one try: no connection" in said.reason
 
 
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_the_time_is_for_the_whole_reply_and_not_for_each_read(part: str) -> None:
+    _, content, _ = completion("at last")
+    head, blanks = f"HTTP/1.0 200 OK\r\nContent-Length: {60 + len(content)}\r\n".encode(), [b" "] * 60
+    if part == "headers":
+        pieces = [head + b"X-Slow: x", *blanks, b"x\r\n\r\n", b"".join(blanks) + content]
+    else:
+        pieces = [head + b"\r\n", *blanks, content]
+    with trickling(pieces, pause=0.05) as address:
+        (said,) = replies(Endpoint(endpoint=address, model="m", timeout=0.4, retries=0), "a")
+    assert said == Failed(reason="the endpoint gave no answer in one try: timed out")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_is_taken_up_to_a_bound(server: Server, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    monkeypatch.setattr(module, "LARGEST_ANSWER", 2000)
+
+    def say(body: dict[str, Any], before: int) -> Reply:
+        status, content, headers = completion("x" * (2000 if last(body) == "large" else 20))
+        return (status, gzip.compress(content), {"Content-Encoding": "gzip"}) if packed else (status, content, headers)
+
+    server.say = say
+    small, large = replies(Endpoint(endpoint=server.address, model="m", retries=0), "small", "large")
+    assert small == Generation(text="x" * 20, stopped=True)
+    assert large == Failed(reason="the endpoint's answer is larger than 2,000 bytes")
+
+
+def test_what_is_under_way_is_broken_off_where_nobody_listens_any_more(server: Server) -> None:
+    released, waited = threading.Event(), []
+
+    def say(body: dict[str, Any], before: int) -> Reply:
+        if last(body) == "slow":
+            waited.append(released.wait(5))
+        return completion("fine")
+
+    server.say = say
+    told = chat_replies(Endpoint(endpoint=server.address, model="m"), [row("slow"), row("quick")], max_new_tokens=7)
+    assert next(told) == (1, Generation(text="fine", stopped=True))
+    told.close()
+    assert waited == []
+    released.set()
+
+
+def test_replies_can_be_asked_for_where_an_event_loop_runs_already(server: Server) -> None:
+    async def cell_of_a_notebook() -> list[Any]:
+        return replies(Endpoint(endpoint=server.address, model="m"), "a")
+
+    assert asyncio.run(cell_of_a_notebook()) == [Generation(text="fine", stopped=True)]
+
+
 def test_a_row_that_is_refused_fails_alone_and_a_wrong_key_ends_it_all(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,10 +245,33 @@ def test_a_row_that_is_refused_fails_alone_and_a_wrong_key_ends_it_all(
     assert KEY not in str(caught.value)
 
 
-def test_a_redirect_does_not_take_the_key_elsewhere(server: Server) -> None:
-    server.say = lambda body, before: (307, b"", {"Location": "http://127.0.0.1:9/other"})
-    with pytest.raises(WorkError, match="refused with status 307"):
+@pytest.mark.parametrize(
+    ("content", "headers", "said"),
+    [
+        (b"no such model", {"Content-Type": "text/plain; charset=hex"}, "no such model"),
+        (b"no gzip", {"Content-Encoding": "gzip"}, "without a word"),
+    ],
+)
+def test_a_refusal_that_cannot_be_read_is_one_all_the_same(
+    server: Server, content: bytes, headers: dict[str, str], said: str
+) -> None:
+    server.say = lambda body, before: (404, content, headers)
+    with pytest.raises(WorkError, match=f"refused with status 404: {said}"):
         replies(Endpoint(endpoint=server.address, model="m"), "a")
+
+
+def test_a_redirect_is_not_followed_and_says_where_the_server_is_now(server: Server) -> None:
+    def refused(**headers: str) -> str:
+        server.say = lambda body, before: (307, b"", headers)
+        with pytest.raises(WorkError) as caught:
+            replies(Endpoint(endpoint=server.address, model="m", retries=0), "a")
+        return str(caught.value)
+
+    said = refused(Location="http://127.0.0.1:9/v2/chat/completions")
+    assert "redirected with status 307 to http://127.0.0.1:9/v2/chat/completions; redirects are not followed" in said
+    assert said.endswith("set endpoint to http://127.0.0.1:9/v2")
+    assert refused(Location="/v2/chat/completions").endswith(server.address.replace("/v1", "/v2"))
+    assert refused().endswith("redirected with status 307, without an address")
 
 
 def test_an_evaluation_asks_endpoints_and_a_judge_once_and_keeps_no_key(

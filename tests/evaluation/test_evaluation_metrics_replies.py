@@ -334,6 +334,12 @@ def test_a_schema_that_is_none_is_refused_and_nothing_is_fetched_for_one() -> No
         of_one(elsewhere, "{}", row())
 
 
+@pytest.mark.parametrize("reply", ["1e400", "-1e400", "1" * 400, "[1e400]"])
+def test_a_number_that_the_schema_cannot_be_computed_with_makes_the_reply_wrong(reply: str) -> None:
+    schema = {"type": ["number", "array"], "multipleOf": 0.1, "items": {"multipleOf": 0.1}}
+    assert of_one(metric_named("json_schema"), reply, row(schema=schema)) == 0
+
+
 # All of them
 
 

@@ -20,7 +20,7 @@ from hfkit.evaluation.report import REPORT, REPORT_JSON, REPORT_MARKDOWN
 from hfkit.evaluation.report.changes import MOST_ROWS, changes_of
 from hfkit.evaluation.report.confusion import MOST_LABELS, confusions
 from hfkit.evaluation.report.html import html_report
-from hfkit.evaluation.report.markdown import escaped, markdown_report
+from hfkit.evaluation.report.markdown import markdown_report
 from hfkit.evaluation.report.shown_rows import LONGEST, cut
 from hfkit.evaluation.report.slices import LENGTH, OTHERS, cuts
 from hfkit.evaluation.report.verdicts import best_step, headlines
@@ -37,6 +37,7 @@ from hfkit.evaluation.result import (
     TaskResult,
 )
 from hfkit.evaluation.rows import Failed, Generation, GenerationRow
+from hfkit.markdown import escaped
 from hfkit.recipe import Recipe
 from hfkit.training.metrics_log import METRICS, MetricsLine, append_line
 
@@ -202,6 +203,12 @@ def test_the_plots_are_svg_that_says_in_words_what_it_shows(written: Path) -> No
         svg = b64decode(str(image["src"]).partition(",")[2]).decode("utf-8")
         ElementTree.fromstring(svg)
         assert "prefers-color-scheme:dark" in svg and "currentColor" in svg and "http://example" not in svg
+
+
+def test_a_prompt_of_several_lines_is_shown_as_it_is(tmp_path: Path) -> None:
+    prompt = "Review: {{ text }}\nMood:"
+    write_report(tmp_path, result(task(settings={"prompt": prompt})), Recipe(name="mood"), tmp_path)
+    assert "prompt: |-\n  Review: {{ text }}\n  Mood:\n" in (tmp_path / REPORT).read_text(encoding="utf-8")
 
 
 def test_headings_are_in_order_and_tables_name_their_columns_and_rows(written: Path) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from hfkit.errors import WorkError
-from hfkit.evaluation.measuring import FAULTS, measure
+from hfkit.evaluation.measuring import measure
 from hfkit.evaluation.metric import Numbers
 from hfkit.evaluation.metrics import metric_named
 from hfkit.evaluation.metrics.row_mean import RowMean
 from hfkit.evaluation.rows import Answer, Failed, Generation, GenerationRow, Row
+from hfkit.evaluation.statistics import resample
 
 
 def asked(*references: str) -> list[Row]:
@@ -63,18 +64,20 @@ def test_rows_without_a_reference_are_not_scored_and_failed_answers_count_as_wro
     assert found.row_values("base") == {"r0": 1.0, "r1": 0.0}
 
 
-def _raise(error: type[Exception]) -> float:
+class Boo(Exception):
+    """An error of a user's own."""
+
+
+def _raise(error: type[BaseException]) -> float:
     raise error("no such word")
 
 
-@pytest.mark.parametrize("error", FAULTS)
-def test_a_row_at_which_a_metric_raises_is_left_out_for_all_models_and_named(error: type[Exception]) -> None:
+@pytest.mark.parametrize("error", [ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, Boo, SystemExit])
+def test_a_row_at_which_a_metric_raises_is_left_out_for_all_models_and_named(error: type[BaseException]) -> None:
     metric = scored_by(lambda text: _raise(error) if text == "bad" else 1.0)
     found = measure(metric, asked("a", "b", "c"), {"base": says("a", "b", "c"), "tuned": says("a", "bad", "c")})
     assert found.ids == ("r0", "r2")
-    assert found.faults == (f"mine: row r1: {error.__name__}: no such word, at the answer of tuned",) or (
-        error is LookupError and "no such word" in found.faults[0]
-    )
+    assert found.faults == (f"mine: row r1: {error.__name__}: no such word, at the answer of tuned",)
     assert [len(numbers) for numbers in found.numbers.values()] == [2, 2]
 
 
@@ -115,17 +118,23 @@ class Odd:
             raise RuntimeError("one at a time")
         if self.how == "short":
             return [(1.0, 1.0)]
+        if self.how == "silent":
+            return None  # type: ignore[return-value]
+        if self.how == "leaving out":
+            return [(1.0, 1.0) for row in rows if row.id != "r1"]
         return [(1.0,) * (1 + place) if self.how == "uneven" else (1.0, 1.0) for place in range(len(rows))]
 
     def value(self, sums: Numbers) -> Numbers:
-        return sums[..., 0]
+        if self.how == "no value":
+            raise Boo("no sum")
+        return sums if self.how == "too many values" else sums[..., 0]
 
 
 @pytest.mark.parametrize(
     ("how", "said"),
     [
         ("together", "the metric odd failed on the answers of base: RuntimeError: one at a time"),
-        ("short", "the metric odd gave 1 entries for 2 rows"),
+        ("short", "the metric odd failed on the answers of base: it gave 1 entries for 2 rows"),
         ("uneven", "the metric odd gave now 1 numbers for a row and now 2"),
     ],
 )
@@ -133,6 +142,56 @@ def test_a_metric_that_breaks_the_contract_is_named(how: str, said: str) -> None
     with pytest.raises(WorkError) as caught:
         measure(Odd(how), asked("a", "b"), {"base": says("a", "b")})
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (("a", 1.0), "it gave a tuple where a list of numbers belongs (ValueError: could not convert string to float"),
+        (0.5, "it gave a float where a list of numbers belongs, at"),
+        ((), "it gave a tuple where a list of numbers belongs, at"),
+        ([[1.0, 1.0]], "it gave a list where a list of numbers belongs, at"),
+        ([[1.0], 1.0], "it gave a list where a list of numbers belongs (ValueError"),
+        ((10**5000, 1.0), "it gave a tuple where a list of numbers belongs (OverflowError"),
+    ],
+)
+def test_what_is_no_list_of_numbers_is_left_out_and_named(entry: object, said: str) -> None:
+    class Entries(Odd):
+        def rows(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Sequence[float] | None]:
+            return [entry if row.id == "r1" else (1.0, 1.0) for row in rows]  # type: ignore[misc]
+
+    found = measure(Entries("odd"), asked("a", "b", "c"), {"base": says("a", "b", "c")})
+    assert found.ids == ("r0", "r2")
+    assert len(found.faults) == 1 and found.faults[0].startswith(f"odd: row r1: {said}")
+
+
+def test_a_metric_that_gives_nothing_and_one_that_gives_too_few_are_named_by_row() -> None:
+    found = measure(Odd("silent"), asked("a", "b"), {"base": says("a", "b")})
+    said = "it gave a NoneType where a list with an entry for each row belongs, at the answer of base"
+    assert (found.ids, found.faults) == ((), (f"odd: row r0: {said}", f"odd: row r1: {said}"))
+    found = measure(Odd("leaving out"), asked("a", "b", "c"), {"base": says("a", "b", "c")})
+    assert found.ids == ("r0", "r2")
+    assert found.faults == ("odd: row r1: it gave 0 entries for 1 rows, at the answer of base",)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("no value", "Boo: no sum"), ("too many values", "it gave values of shape (2, 2) for sums of shape (2, 2)")],
+)
+def test_a_metric_without_a_value_is_named(how: str, said: str) -> None:
+    found = measure(Odd(how), asked("a", "b"), {"base": says("a", "b")})
+    with pytest.raises(WorkError) as caught:
+        found.row_values("base")
+    assert str(caught.value) == f"the metric odd gives no value for sums of its numbers: {said}"
+    with pytest.raises(WorkError, match="the metric odd gives no value"):
+        resample(found)
+
+
+def test_what_a_metric_prints_is_not_in_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    metric = scored_by(lambda text: float(print("looking at", text) is None))
+    assert measure(metric, asked("a"), {"base": says("a")}).row_values("base") == {"r0": 1.0}
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "looking at a\n")
 
 
 def test_no_rows_are_no_fault() -> None:

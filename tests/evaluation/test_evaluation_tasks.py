@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hfkit.data import bounded_templates
 from hfkit.errors import RequestError
 from hfkit.evaluation.answers import asked_of
 from hfkit.evaluation.rows import ChoiceRow, GenerationRow, PreferenceRow, TextRow
@@ -321,6 +322,26 @@ def test_what_is_wrong_with_a_task_is_told(keys: dict[str, Any], message: str) -
     with pytest.raises(RequestError) as caught:
         own([{"q": "?", "a": "!"}], **{"kind": "generation", "references": "a", **keys})
     assert message in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("key", ["prompt", "system"])
+def test_a_template_without_end_ends_the_reading_of_a_task(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setattr(bounded_templates, "MAX_STEPS", 1000)
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    keys = {"kind": "generation", "references": "a", "prompt": "{{ q }}", key: loops + "{{ q }}"}
+    with pytest.raises(RequestError, match=f"evaluate.tasks: mine: {key}: it does not come to an end: over 1000 steps"):
+        own([{"q": "?", "a": "!"}] * 3, **keys)
+
+
+def test_a_template_of_ones_own_may_do_what_jinja_may() -> None:
+    prompt = (
+        "{% macro say(x) %}<{{ x }}>{% endmacro %}{% set _ = xs.append(q ~ 'b') %}"
+        "{% for x in xs if x %}{{ say(x) }}{{ loop.index + 1 }}{% else %}none{% endfor %}{{ '%s' % q * 2 }}\n"
+    )
+    task = own([{"q": "?", "a": "!", "xs": ["a", "", "c"]}], kind="generation", references="a", prompt=prompt)
+    (row,) = map(generation, task.rows)
+    assert row.messages[-1].content == "<a>2<c>3<?b>4??\n"
 
 
 CODE = """

@@ -20,6 +20,7 @@ from hfkit.environment import describe_environment
 from hfkit.evaluation.result import Difference, EvaluateResult, GateResult, MetricInfo, Score, TaskResult
 from hfkit.pipeline import StageOutcome, _fingerprint
 from hfkit.progress import Progress
+from hfkit.provenance import input_digests
 from hfkit.recipe import load_recipe
 from hfkit.stage import StageContext, StageName
 from hfkit.stages import STAGES
@@ -186,6 +187,7 @@ def finish(path: Path, *, gates: tuple[GateResult, ...] = (), reader_says: str =
             seconds=90.0,
             peak_memory_bytes=2**30,
             environment=describe_environment(),
+            inputs=input_digests(STAGES[name].reads(recipe)),
             result=result,
         )
         write_artifact(folder, artifact)

@@ -91,6 +91,10 @@ def test_the_model_card_says_what_a_reader_asks(run_to_publish: Published) -> No
     assert card == model_card(facts_of(run_to_publish))
 
 
+def test_the_card_says_that_steps_ended_training_before_its_epochs(run_to_publish: Published) -> None:
+    assert " or 2 steps, whichever ended first, " in model_card(facts_of(run_to_publish, "train.max_steps=2"))
+
+
 def test_the_card_of_an_embedded_base_names_it_as_the_hub_does_and_says_where_its_weights_come_from(
     run_to_publish: Published,
 ) -> None:

@@ -114,6 +114,32 @@ def test_dry_run_lists_files_and_shows_the_card_and_asks_nobody(run_to_publish: 
     assert files["README.md"].content.decode() == repository["card"]
 
 
+def test_dry_run_of_a_recipe_that_changed_since_says_what_and_shows_no_card(run_to_publish: Published) -> None:
+    done = run_to_publish("--dry-run", "train.learning_rate=0.123", "model.adapter.rank=7", HF_TOKEN=None)
+    assert (done.returncode, done.stdout) == (1, "")
+    changed = "train (model.adapter, train.learning_rate changed); evaluate (the stage train before it changed)"
+    assert f"runs/tiny: not what this recipe makes now: {changed}. Publishing would make it again first" in done.stderr
+    # What no stage reads, and what is said of the publishing, makes nothing again.
+    assert run_to_publish("--dry-run", "hub.language=[de]", "train.log_steps=3", HF_TOKEN=None).returncode == 0
+    rows = run_to_publish.folder / "rows.jsonl"
+    rows.write_text(rows.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    done = run_to_publish("--dry-run", "--json", HF_TOKEN=None)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "data (sources changed); train (the stage data before it changed); evaluate (" in done.stderr
+    assert run_to_publish.hub.requests == []
+
+
+def test_dry_run_finds_the_token_that_would_publish(run_to_publish: Published) -> None:
+    report = run_to_publish.run_folder / "evaluate" / "report.md"
+    report.write_text("# Report\n\nlog in with plain-words\n", encoding="utf-8")
+    rewrite_result(report.parent)
+    assert run_to_publish("--dry-run").returncode == 0
+    refused = run_to_publish("--dry-run", HF_TOKEN="plain-words")
+    assert refused.returncode == 1
+    assert "runs/tiny/evaluate/report.md:3: the token that publishes" in refused.stdout
+    assert run_to_publish.hub.requests == []
+
+
 def test_dry_run_of_an_unfinished_run_says_which_stage_is_missing(run_to_publish: Published) -> None:
     (run_to_publish.run_folder / "train" / "artifact.json").unlink()
     done = run_to_publish("--dry-run")

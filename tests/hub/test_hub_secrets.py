@@ -5,13 +5,22 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hfkit.hub.facts import gather_facts
 from hfkit.hub.files import PlannedFile, PlannedRepository
+from hfkit.hub.plan import plan
 from hfkit.hub.secrets import secrets_in
+from hfkit.recipe import load_recipe
+from tests.hub.conftest import PUBLISHED_STAGES
+
+if TYPE_CHECKING:
+    from hfkit.stage import StageName
+    from tests.hub.conftest import Published
 
 SECRET = "ghp_" + "Zk9" * 12
 
@@ -47,3 +56,23 @@ def test_the_token_that_publishes_is_found_whatever_it_looks_like(tmp_path: Path
     planned = PlannedRepository("model", "ada/reader", (PlannedFile("notes.txt", path),))
     assert secrets_in([planned], None) == []
     assert secrets_in([planned], "plain") == [f"{path}:1: the token that publishes"]
+
+
+def test_a_recipes_secrets_are_told_by_their_keys(run_to_publish: Published, tmp_path: Path) -> None:
+    given = "model.template_arguments={api_key: Zk39xQpL7mWv2Rt8Yb41, db_password: swordfish, style: plain}"
+    folders: dict[StageName, Path] = {name: Path("runs") / "tiny" / name for name in PUBLISHED_STAGES}
+    facts = gather_facts(load_recipe(run_to_publish.recipe, [given]), folders)
+
+    found = secrets_in(plan(facts, tmp_path / "made"), None)
+
+    text = (tmp_path / "made" / "model" / "recipe.yaml").read_text(encoding="utf-8")
+    lines = {line.strip().partition(":")[0]: number for number, line in enumerate(text.splitlines(), start=1)}
+    in_recipe = [place.partition("recipe.yaml:")[2] for place in found if "recipe.yaml:" in place]
+    assert in_recipe == [
+        f"{lines['api_key']}: a password or key in an assignment",
+        f"{lines['db_password']}: a secret, as its key db_password says",
+    ]
+    # In the recipe that the card shows, and in the lines that load the model.
+    in_card = [place for place in found if "README.md:" in place]
+    assert len(in_card) == 2 and all(place.endswith("a password or key in an assignment") for place in in_card)
+    assert not any("swordfish" in place or "Zk39" in place for place in found)

@@ -180,7 +180,8 @@ def test_check_plans_a_70b_on_eight_gpus_from_its_config_alone(tiny_recipe: Reci
     from hfkit.memory.checking import devices_of, report_memory
     from hfkit.recipe import load_recipe
 
-    recipe = load_recipe(tiny_recipe(model={"base": str(folder), "precision": "auto"}, data={"max_length": 4096}))
+    sections = {"data": {"max_length": 4096}, "train": {"batch_size": 32}}
+    recipe = load_recipe(tiny_recipe(model={"base": str(folder), "precision": "auto"}, **sections))
     report = report_memory(recipe, Path("nowhere"), devices_of(8, 80.0, "fsdp2"))
     assert report is not None and report.parameters == 70_553_706_496
     # An eighth of 141 GB, and two layers and the tables gathered.
@@ -190,6 +191,20 @@ def test_check_plans_a_70b_on_eight_gpus_from_its_config_alone(tiny_recipe: Reci
     assert "each process holds the whole model in the memory of its machine: 8 x 131.4 GiB" in said
     assert "what to change" in said and "train.gradient_checkpointing=true" in said
     assert report.advice[-1].total <= 80 * GIBIBYTE
+
+
+def test_devices_share_the_rows_of_a_step(tiny_recipe: RecipeWriter, cli: Cli) -> None:
+    recipe = tiny_recipe(train={"batch_size": 8})
+    alone, shared = (
+        cli("check", recipe, "--gpus", count, "--json").document["memory"]["batch"]["lines"] for count in (1, 4)
+    )
+    assert (alone, shared) == (8, 2)
+
+
+def test_more_devices_than_rows_a_step_are_an_error(tiny_recipe: RecipeWriter, cli: Cli) -> None:
+    done = cli("check", tiny_recipe(train={"batch_size": 8}), "--gpus", "16")
+    assert done.code == 2
+    assert "ERROR train.batch_size: 8 rows a step cannot be shared by 16 GPUs; set it to 16 or more" in done.out
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "adapter_config.json").write_text("{"),
         "adapter_config.json cannot be read",
     ),
+    "a rank that is no number": (
+        edit("adapter_config.json", r="two"),
+        "adapter_config.json: r is 'two'; it must be a number",
+    ),
     "another kind": (edit("adapter_config.json", peft_type="IA3"), "hfkit loads LoRA and its kin"),
     "a start that changed its base": (
         edit("adapter_config.json", init_lora_weights="olora"),

@@ -109,6 +109,7 @@ def pickle_weights(folder: Path) -> None:
 
 MODEL_DAMAGE: dict[str, Damage] = {
     "no config.json": lambda folder: (folder / "config.json").unlink(),
+    "config.json is a list": lambda folder: (folder / "config.json").write_text("[]"),
     "config.json is no JSON": lambda folder: (folder / "config.json").write_text("{"),
     "config.json is empty": lambda folder: (folder / "config.json").write_text("{}"),
     "an unknown kind of model": lambda folder: change_json(folder / "config.json", model_type="perceptron-1958"),

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from hfkit.data.ledger import Ledger
 from hfkit.data.sources.batch import Located
 from hfkit.data.sources.parquet import BINARY_COLUMN
-from hfkit.errors import RequestError, hub_network_error
+from hfkit.errors import RequestError, UnknownOnHubError, hub_network_error
 from hfkit.quiet import quiet_libraries
 from hfkit.recipe import HubSource
 
@@ -76,7 +76,7 @@ def hub_identity(source: HubSource) -> JsonValue:
         try:
             commit = HfApi().dataset_info(source.hub, revision=source.revision).sha
         except _failures() as error:
-            raise _refusal(source, error) from error
+            raise UnknownOnHubError(str(_refusal(source, error))) from error
     identity: dict[str, JsonValue] = {"hub": source.hub, "commit": commit}
     # Where rows have other names than before, they are prepared again.
     named = source.config is not None or source.revision is not None

@@ -72,7 +72,9 @@ def _allowed(reply: str, validator: Validator) -> float:
         return 0.0
     try:
         validator.validate(value)
-    except ValidationError:
+    except (ValidationError, OverflowError):
+        # jsonschema computes with numbers as they come, and some (1e400, hundreds of digits) no double can hold: the
+        # fault is the reply's, as a program that reads it would find.
         return 0.0
     except Unresolvable as error:
         raise ValueError(f"the schema refers to what does not stand in it: {error}") from error

@@ -129,6 +129,18 @@ def _classes(classes: Classes) -> _ClassesPart:
     return _ClassesPart(confusions(classes), calibration_plot(classes) if drawn else None, errors)
 
 
+class _ReportDumper(yaml.SafeDumper):
+    """Shows texts of several lines as they are: a reader takes folded ones for other texts."""
+
+
+def _text(dumper: _ReportDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_ReportDumper.add_representer(str, _text)
+
+
 def _yaml(value: Mapping[str, JsonValue]) -> str:
-    text: str = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=100)
+    # As wide as texts are: the page wraps them.
+    text: str = yaml.dump(dict(value), Dumper=_ReportDumper, sort_keys=False, allow_unicode=True, width=10_000)
     return text

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from hfkit.evaluation.report.tables import Table, gate_table, harness_table, retrieval_table, task_notes, task_table
 from hfkit.evaluation.report.verdicts import headlines
 from hfkit.evaluation.result import EvaluateResult
-from hfkit.output import one_line
-
-# What would start markup in Markdown. A dot or a dash is harmless inside a line.
-_MARKUP = re.compile(r"([\\`*_{}\[\]>#|~$&!])")
+from hfkit.markdown import escaped
 
 
 def markdown_report(result: EvaluateResult, *, heading: str = "##") -> str:
@@ -30,11 +25,6 @@ def markdown_report(result: EvaluateResult, *, heading: str = "##") -> str:
     if result.gates:
         lines += ["", *_section(gate_table(result), heading)]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def escaped(text: str) -> str:
-    """Text of one line that Markdown shows as it is, and no reader of HTML takes for a tag."""
-    return _MARKUP.sub(r"\\\1", one_line(text)).replace("<", "&lt;")
 
 
 def _section(table: Table, heading: str) -> list[str]:

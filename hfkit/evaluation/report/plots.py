@@ -137,7 +137,8 @@ def calibration_plot(classes: Classes) -> Plot:
             panel.scatter(
                 [sure for sure, _, _ in shown], [right for _, right, _ in shown], sizes, color=colour, marker=marker
             )
-        panel.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right")
+        # Room for the marks of those that are never or always sure.
+        panel.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence", ylabel="share that is right")
         panel.legend(loc="upper left")
         panel.grid()
     errors = [f"{model} {error:.3f}" for model, error in classes.calibration_error.items()]

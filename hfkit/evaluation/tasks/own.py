@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import StrictUndefined, TemplateSyntaxError
 from pydantic import JsonValue
 
+from hfkit.data.bounded_templates import BoundedEnvironment, EndlessTemplate, TemplateFault, rendered
 from hfkit.data.conversation import Conversation, Turn
 from hfkit.data.examples import Example, LabelledText, PlainText, Preference
 from hfkit.data.formats import SAMPLE, choose_format
@@ -164,18 +164,25 @@ def _slices(entry: OwnTask, columns: Columns) -> dict[str, str | float]:
 
 
 def _template(entry: OwnTask, key: str, text: str) -> Callable[[Columns], str]:
-    """What fills in a template. A column that it names and a row does not have is that row's fault."""
-    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    """What fills in a template. A column that it names and a row does not have is that row's fault.
+
+    Raises:
+        RequestError: its syntax is wrong; so does the filling in where it does not come to an end.
+    """
+    environment = BoundedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:
-        template: Template = environment.from_string(text)
+        template = environment.from_string(text)
     except TemplateSyntaxError as error:
         raise RequestError(f"evaluate.tasks: {entry.name}: {key}: line {error.lineno}: {error.message}") from error
 
     def fill(columns: Columns) -> str:
         try:
-            filled = template.render(**columns)
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise RowFault(f"the template {key} cannot be filled in", str(error)) from error
+            filled = rendered(template, columns)
+        except EndlessTemplate as fault:
+            # Every row would take as long: the recipe is at fault and not the row.
+            raise RequestError(f"evaluate.tasks: {entry.name}: {key}: {fault}") from fault
+        except TemplateFault as fault:
+            raise RowFault(f"the template {key} cannot be filled in", str(fault)) from fault
         if not filled.strip():
             raise RowFault(f"the template {key} gives nothing")
         return filled
