@@ -25,6 +25,7 @@ CARD = "card.md"
 LENGTHS_PLOT = "lengths.png"
 # From so many rows to one, a model that always gives the frequent label looks good.
 _IMBALANCED = 10.0
+_BINS = 40
 _QUANTILES = (5, 25, 50, 75, 95, 99)
 
 
@@ -245,10 +246,10 @@ def _cell(text: str) -> str:
     return escaped(flat if len(flat) <= 300 else flat[:299] + "…")
 
 
-def whole_bins(values: Sequence[int], most: int = 40) -> list[float]:
-    """The edges of at most `most` bins that each hold equally many whole numbers: others would be empty by turns."""
-    low, high = min(values, default=0), max(values, default=0)
-    width = (high - low) // most + 1
+def whole_bins(low: int, high: int) -> list[float]:
+    """The edges of at most _BINS bins from `low` to `high` that each hold equally many whole numbers: others would be
+    empty by turns."""
+    width = (high - low) // _BINS + 1
     return [edge - 0.5 for edge in range(low, high + width + 1, width)]
 
 
@@ -261,11 +262,11 @@ def _plot(tallies: Mapping[Side, Tally], path: Path) -> None:
         (("Tokens of a sequence", "tokens"), ("Trained tokens of a sequence", "tokens"))
     ):
         drawn = {side: tally.lengths if at == 0 else tally.trained for side, tally in tallies.items()}
-        bins = whole_bins([value for values in drawn.values() for value in values])
+        drawn = {side: values for side, values in drawn.items() if values}
+        bins = whole_bins(min(map(min, drawn.values())), max(map(max, drawn.values())))
         for side, values in drawn.items():
-            if values:
-                shares = [1 / len(values)] * len(values)
-                axes[at].hist(values, bins=bins, weights=shares, histtype="step", label=f"{side} ({len(values):,})")
+            shares = [1 / len(values)] * len(values)
+            axes[at].hist(values, bins=bins, weights=shares, histtype="step", label=f"{side} ({len(values):,})")
         axes[at].set(title=title, xlabel=unit, ylabel="share of sequences")
         axes[at].spines[["top", "right"]].set_visible(False)
         axes[at].legend(frameon=False)
