@@ -2,7 +2,8 @@
 
 All ways take turns in one process and compute losses and gradients of whole steps of the same rows; medians of the
 turns count, and the first turn does not. Moved are: logits at trained positions only, grouping by length, packing,
-threads, torch.compile, and the adapters themselves (the frozen model alone, with gradients down to its embeddings).
+threads, torch.compile (layer by layer, as `train.compile` does it), and the adapters themselves (the frozen model
+alone, with gradients down to its embeddings).
 
 FLOPs are those that PyTorch's own counter finds in a step, less the share that padding had. The machine's peak is that
 of one large product of square matrices in the same number format.
@@ -23,6 +24,7 @@ from packing import MAX_LENGTH, interleaved, planned, shuffled_steps, some, trai
 from report import Goal, Result
 
 from hfkit.training.collation import IGNORED, CollateTrainedPositions, Layout, TrainingRow
+from hfkit.training.kernels import compile_layers
 from hfkit.training.loss import TrainedTokenLoss, trained_token_loss
 from hfkit.training.microbatches import MicroBatch
 
@@ -130,8 +132,11 @@ def move_levers(rows: list[TrainingRow], quick: bool) -> tuple[list[Result], lis
         "the forward pass alone": (partial(compute, model, loss_of, grouped, half=half, backward=False), grouped),
     }
     if not quick:
-        compiled = torch.compile(model, dynamic=True)
-        ways["compiled"] = (partial(compute, compiled, loss_of, grouped, half=half, whole=True), grouped)
+        compiled = trainable("auto")
+        compiled.enable_input_require_grads()
+        loss_of_compiled = TrainedTokenLoss(compiled)
+        compile_layers(compiled)
+        ways["layers compiled"] = (partial(compute, compiled, loss_of_compiled, grouped, half=half), grouped)
     seconds = interleaved(turns, {name: work for name, (work, _) in ways.items()})
     speed = {name: work.real / seconds[name] for name, (_, work) in ways.items()}
     ours, *others = ways
