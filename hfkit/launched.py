@@ -38,6 +38,9 @@ def launched_processes() -> Processes:
                     f"{name}={os.environ[name]}: hfkit does not work under mpirun; start it with "
                     "`hfkit train RECIPE --launch NAME --processes N`"
                 )
+    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true":
+        # PyTorch would find GPUs all the same, and only a part of what is computed would go there.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if _asked_for("DEEPSPEED") and find_spec("deepspeed") is None:
         raise RequestError("DeepSpeed was asked for and is not installed; `pip install deepspeed`, or use fsdp2")
     if _asked_for("FSDP"):
@@ -80,6 +83,11 @@ def require_gpu_for_fsdp() -> None:
             "FSDP was asked for and there is no GPU: on a CPU Accelerate would keep all weights on each process (DDP) "
             "without a word. Use `--launch cpu --processes N`, or deepspeed_zero3, which divides them on CPUs too"
         )
+
+
+def fsdp_was_asked_for() -> bool:
+    """Whether the launcher was asked for FSDP."""
+    return _asked_for("FSDP")
 
 
 def weights_are_divided() -> bool:

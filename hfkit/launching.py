@@ -73,6 +73,9 @@ def launch_command(config: str, processes: int | None, verb: Sequence[str]) -> L
         # Any free one: two runs on one machine must not meet.
         arguments += ["--main_process_port", "0"]
     environment = {}
+    if settings.get("use_cpu") is True:
+        # Else PyTorch finds a GPU where there is one.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     if count > 1 and settings.get("use_cpu") is True and "OMP_NUM_THREADS" not in os.environ:
         # Else the launcher gives each process one core.
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // -(-count // machines)))

@@ -16,8 +16,8 @@ from hfkit.stage import Stage, StageContext, StageName
 
 def _index_reads(recipe: Recipe) -> Mapping[str, JsonValue]:
     from rag.chunking import CHUNKER_VERSION
-    from rag.database import FORMAT_VERSION
     from rag.documents import fingerprint_sources
+    from rag.schema import FORMAT_VERSION
 
     assert recipe.rag is not None
     return {

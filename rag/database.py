@@ -1,88 +1,21 @@
-"""The SQLite file of an index: how it is made, opened, checked and written, and what its errors mean to the user."""
+"""The SQLite file of an index: how it is made, opened, checked and written."""
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rag.database_errors import DatabaseBusyError, damaged, explained, full
 from rag.errors import DamagedIndexError, IncompatibleIndexError, RagError, RagRequestError, ReplacedIndexError
+from rag.schema import APPLICATION_ID, FORMAT_VERSION, SCHEMA, checksum, has_these_tables
 
-# Of the tables below. A file of another format is refused.
-FORMAT_VERSION = 3
-# In the file's header: tells an index from any other SQLite file.
-_APPLICATION_ID = 0x72616731
 # Up to this size all pages are checked at every opening; above it that would take seconds, and `verify` does it.
 _CHECKED_WHOLE = 16 << 20
-# Ids are never given twice (AUTOINCREMENT), and a chunk never changes: an id stands for one vector for ever, so that a
-# vectors file of any generation says what it still has to learn, and to forget.
-_SCHEMA = (
-    """CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID""",
-    """CREATE TABLE documents (
-        key INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        title TEXT NOT NULL,
-        source TEXT NOT NULL,
-        metadata TEXT NOT NULL,
-        sha256 TEXT NOT NULL,
-        checksum INTEGER NOT NULL
-    )""",
-    """CREATE TABLE texts (
-        document INTEGER PRIMARY KEY REFERENCES documents (key) ON DELETE CASCADE,
-        text TEXT NOT NULL,
-        sections TEXT NOT NULL
-    )""",
-    """CREATE TABLE chunks (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        document INTEGER NOT NULL REFERENCES documents (key) ON DELETE CASCADE,
-        position INTEGER NOT NULL,
-        heading_path TEXT NOT NULL,
-        heading TEXT NOT NULL,
-        start INTEGER NOT NULL,
-        "end" INTEGER NOT NULL,
-        page INTEGER,
-        text TEXT NOT NULL,
-        tokens INTEGER NOT NULL,
-        embedded_sha256 BLOB NOT NULL,
-        checksum INTEGER NOT NULL,
-        UNIQUE (document, position)
-    )""",
-    """CREATE TABLE vectors (
-        chunk INTEGER PRIMARY KEY REFERENCES chunks (id) ON DELETE CASCADE,
-        vector BLOB NOT NULL
-    )""",
-    """CREATE INDEX chunks_embedded ON chunks (embedded_sha256)""",
-    """CREATE VIRTUAL TABLE chunks_text USING fts5 (
-        heading, text, content = 'chunks', content_rowid = 'id', tokenize = 'porter unicode61'
-    )""",
-    """CREATE TRIGGER chunks_inserted AFTER INSERT ON chunks BEGIN
-        INSERT INTO chunks_text (rowid, heading, text) VALUES (new.id, new.heading, new.text);
-    END""",
-    """CREATE TRIGGER chunks_deleted AFTER DELETE ON chunks BEGIN
-        INSERT INTO chunks_text (chunks_text, rowid, heading, text) VALUES ('delete', old.id, old.heading, old.text);
-    END""",
-    """CREATE TRIGGER chunks_updated AFTER UPDATE OF id, heading, text ON chunks BEGIN
-        INSERT INTO chunks_text (chunks_text, rowid, heading, text) VALUES ('delete', old.id, old.heading, old.text);
-        INSERT INTO chunks_text (rowid, heading, text) VALUES (new.id, new.heading, new.text);
-    END""",
-)
-
-# FTS5 makes these itself, in words that differ from version to version. Nothing else goes unchecked by its name.
-_MADE_BY_SQLITE = (
-    "sqlite_sequence",
-    "chunks_text_config",
-    "chunks_text_data",
-    "chunks_text_docsize",
-    "chunks_text_idx",
-)
-
 _BUSY = (5, 6)  # SQLite's codes for a lock that somebody else holds
 _TABLES = "SELECT count(*) FROM sqlite_master"
 # How SQLite opens a file that nobody writes: without a journal, and without a -shm file.
@@ -92,14 +25,6 @@ _SHARED = 32768
 
 Row = tuple[object, ...]
 FileState = tuple[int, ...]
-
-
-class DatabaseBusyError(RagError):
-    """Another process holds the write lock."""
-
-
-class NotWrittenError(RagError):
-    """The disk is full, or a file cannot be written for another reason."""
 
 
 class Database:
@@ -190,7 +115,7 @@ class Database:
             if not self.writable or create or not self._lacks_room(error):
                 raise
             if _has_content(_sibling(path, "-wal")):
-                raise _full(path) from error
+                raise full(path) from error
             self.writable, self._alone, self._full = False, True, True
             connection = self._connected(_UNCHANGING)
         self._file = before or _identity(path)  # of a file that was made just now
@@ -238,9 +163,9 @@ class Database:
         self.execute("PRAGMA page_size = 8192")  # five vectors of 384 float32 to a page, not two
         self._keep_a_journal()
         with self.transaction():
-            for statement in _SCHEMA:
+            for statement in SCHEMA:
                 self.execute(statement)
-            self.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            self.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
             for key, value in first_meta.items():
                 self.execute("INSERT INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
@@ -258,7 +183,7 @@ class Database:
                 time.sleep(0.01)
 
     def _check(self) -> None:
-        if self.value("PRAGMA application_id") != _APPLICATION_ID:
+        if self.value("PRAGMA application_id") != APPLICATION_ID:
             raise RagError(
                 f"{self.path} is a SQLite file but no finished index; choose another folder, or delete this one and "
                 "index again"
@@ -276,7 +201,7 @@ class Database:
             )
         # A prepared file could hold triggers of its own; a flipped bit could change what a trigger does.
         found = self.rows("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-        if {str(sql) for type, name, sql in found if not _made_by_sqlite(type, name, sql)} != set(_SCHEMA):
+        if not has_these_tables(found):
             raise self.damaged("its tables are not those that they should be")
         # The index's own triggers write to FTS5's table, which some of SQLite's versions (3.40) take for unsafe.
         self.execute("PRAGMA trusted_schema = ON")
@@ -315,7 +240,7 @@ class Database:
 
     def damaged(self, what: str) -> DamagedIndexError:
         """The error to raise for a file that does not hold what it must."""
-        return _damaged(self.path, what)
+        return damaged(self.path, what)
 
     def rows(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         """Every row of a query."""
@@ -390,7 +315,7 @@ class Database:
             if self._full and not self._connection.in_transaction:
                 self._connect_again()
         if self._full:
-            raise _full(self.path)
+            raise full(self.path)
         if not self.writable:
             raise RagError(f"{self.path} cannot be written")
 
@@ -440,55 +365,6 @@ def check_place(path: Path) -> None:
         raise RagRequestError(f"{path.parent} is a file; an index is a folder")
     if not path.exists():
         raise RagRequestError(f"there is no index in {path.parent} (no file {path.name}); index the documents first")
-
-
-@contextmanager
-def explained(path: Path, wait_seconds: float) -> Iterator[None]:
-    """SQLite's errors and a full disk, in the user's words."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        text = str(error)
-        if "is full" in text:
-            raise _full(path) from error
-        if "is locked" in text:
-            raise DatabaseBusyError(
-                f"{path} is being written by another process (waited {wait_seconds:g} s); run again when it is done"
-            ) from error
-        if "fts5" in text and "no such module" in text:
-            raise RagError("this Python's SQLite lacks FTS5, the full-text search that an index needs") from error
-        damage = any(words in text for words in ("malformed", "no such", "not decode"))
-        if isinstance(error, sqlite3.OperationalError) and not damage:
-            raise RagError(
-                f"{path} cannot be used: {text}; check that the disk and the permissions allow it"
-            ) from error
-        raise _damaged(path, text) from error
-    except UnicodeDecodeError as error:  # of a name or an error's text
-        raise _damaged(path, f"it holds what is no text ({error.reason})") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # full, for this user, or for this file
-            raise _full(path) from error
-        raise
-
-
-def _made_by_sqlite(type: object, name: object, sql: object) -> bool:
-    return type == "table" and name in _MADE_BY_SQLITE and str(sql).startswith("CREATE TABLE ")
-
-
-def _full(path: Path) -> NotWrittenError:
-    return NotWrittenError(f"the disk that holds {path} is full; nothing committed is lost: free space and run again")
-
-
-def _damaged(path: Path, what: str) -> DamagedIndexError:
-    return DamagedIndexError(
-        f"{path} is damaged or no index: {what}. Repair it; or, since everything in it is derived from the documents, "
-        f"delete the folder {path.parent} and index again"
-    )
-
-
-def checksum(*values: object) -> int:
-    """CRC-32 of a row's values, which must be JSON scalars."""
-    return zlib.crc32(json.dumps(values).encode("ascii"))
 
 
 def _sibling(path: Path, suffix: str) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rag.codes import blob_bytes, is_whole
-from rag.database import explained
+from rag.database_errors import explained
 from rag.layout import Storage
 
 NAME = ".embedded"

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from rag.chunking import Chunk, ChunkSettings
 from rag.corpus import Corpus, Document
-from rag.database import DatabaseBusyError, NotWrittenError
+from rag.database_errors import DatabaseBusyError, NotWrittenError
 from rag.embedder import Embedder, Progress
 from rag.errors import IncompatibleIndexError, RagRequestError, ReplacedIndexError
 from rag.filters import AllowedChunks

@@ -20,7 +20,7 @@ import numpy as np
 
 from rag.analysis import ANALYSIS_VERSION
 from rag.bm25 import Bm25, Question, Scores, Segment
-from rag.database import NotWrittenError, explained
+from rag.database_errors import NotWrittenError, explained
 from rag.mapped import ArrayFile, DamagedFileError, Stored, write_arrays
 from rag.postings import Ids, Mask, Postings, count_terms, joined
 from rag.store import Store

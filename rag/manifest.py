@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag.chunking import CHUNKER_VERSION, ChunkSettings
-from rag.database import FORMAT_VERSION
 from rag.embedder import Embedder
 from rag.errors import DamagedIndexError, IncompatibleIndexError, RagRequestError
 from rag.layout import IndexSettings, Storage
+from rag.schema import FORMAT_VERSION
 
 
 @dataclass(frozen=True)

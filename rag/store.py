@@ -18,12 +18,13 @@ import numpy.typing as npt
 from rag.chunking import Chunk, ChunkSettings
 from rag.codes import BrokenVectorError, decode, is_whole
 from rag.corpus import Document, Metadata, Section
-from rag.database import Database, Row, checksum
+from rag.database import Database, Row
 from rag.embedder import Embedder, Vectors
 from rag.errors import DamagedIndexError, RagError
 from rag.layout import IndexSettings, Storage
 from rag.manifest import Manifest
 from rag.mapped import DamagedFileError
+from rag.schema import checksum
 from rag.writer_lock import writing
 
 Ids = npt.NDArray[np.int64]

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from rag.database import NotWrittenError, explained
+from rag.database_errors import NotWrittenError, explained
 from rag.layout import Layout
 
 NAME = re.compile(r"vectors-(\d+)\.faiss(\.tmp)?")

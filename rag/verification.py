@@ -15,11 +15,13 @@ import numpy as np
 from rag.chunking import embedded_text
 from rag.codes import is_whole
 from rag.corpus import Document, Section
-from rag.database import Database, DatabaseBusyError, Row, checksum
+from rag.database import Database, Row
+from rag.database_errors import DatabaseBusyError
 from rag.errors import DamagedIndexError, IncompatibleIndexError, RagError
 from rag.index_files import DATABASE, repair_leftovers
 from rag.lexical import LexicalIndex
 from rag.mapped import DamagedFileError
+from rag.schema import checksum
 from rag.store import Store
 from rag.vectors import VectorIndex
 from rag.vectors_file import leftovers, read_file

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rag.database import DatabaseBusyError
+from rag.database_errors import DatabaseBusyError
 from rag.errors import RagError
 
 _LOCK = ".writer.lock"

@@ -22,7 +22,7 @@ from hfkit.noticeboard import FailedElsewhere, NoticeBoard
 from hfkit.processes import Processes, current_processes
 
 if TYPE_CHECKING:
-    from tests.conftest import Cli, Ranks, RecipeWriter
+    from tests.conftest import Cli, Done, Ranks, RecipeWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted(path.stem for path in (ROOT / CONFIGS).glob("*.yaml"))
@@ -130,7 +130,8 @@ def test_the_command_is_a_list_and_can_be_typed(workplace: Path, no_gpu: None, m
         *("-m", "hfkit", "train", "my recipe.yaml", "name=two words"),
     ]
     assert str(command) == (
-        f"accelerate launch --config_file {config} --num_processes 2 --multi_gpu --main_process_port 0 "
+        f"CUDA_VISIBLE_DEVICES='' accelerate launch --config_file {config} --num_processes 2 --multi_gpu "
+        "--main_process_port 0 "
         "-m hfkit train 'my recipe.yaml' 'name=two words'"
     )
     assert "--multi_gpu" not in launch_command("cpu", None, ["train", "x.yaml"]).arguments
@@ -139,8 +140,10 @@ def test_the_command_is_a_list_and_can_be_typed(workplace: Path, no_gpu: None, m
 def test_processes_on_the_cpu_share_its_cores(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert launch_command("cpu", 4, []).environment == {"OMP_NUM_THREADS": "2"}
-    assert launch_command("cpu", 1, []).environment == {}
+    # A GPU that there is must not be found.
+    unseen = {"CUDA_VISIBLE_DEVICES": ""}
+    assert launch_command("cpu", 4, []).environment == {**unseen, "OMP_NUM_THREADS": "2"}
+    assert launch_command("cpu", 1, []).environment == unseen
 
 
 def test_a_configuration_of_one_s_own(workplace: Path, no_gpu: None) -> None:
@@ -266,27 +269,52 @@ def test_a_process_without_a_launcher_says_so(no_launch: pytest.MonkeyPatch) -> 
         NoticeBoard.of(Processes(1, 2, 1))
 
 
+def require_as_in_one_process(done: Done, recipe: Path) -> None:
+    """A launch that ended well trained what one process without it trains: the same losses, and another adapter than
+    the one that it began with. `recipe` is then trained here."""
+    from safetensors.torch import load_file
+
+    def losses() -> list[float]:
+        lines = Path("runs/tiny/train/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [line["loss"] for line in map(json.loads, lines) if line["loss"] is not None]
+
+    assert done.code == 0, done.err
+    launched, adapter = losses(), load_file("runs/tiny/train/adapter/adapter_model.safetensors")
+    assert all(bool(weight.any()) for name, weight in adapter.items() if "lora_B" in name)
+    shutil.rmtree("runs/tiny/train")
+    alone = subprocess.run([sys.executable, "-m", "hfkit", "train", str(recipe)], capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr
+    assert launched == pytest.approx(losses(), rel=5e-3)
+
+
+HALF_WITH_VALIDATION = {
+    "model": {"precision": "bf16"},
+    "train": {"micro_batch_size": 2, "validation": {"share": 0.2, "steps": 4, "metrics": ["loss"]}},
+}
+
+
 @pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3"])
 @pytest.mark.slow
-def test_deepspeed_on_the_cpu(name: str, finished: Path, cold_cli: Cli) -> None:
+def test_deepspeed_on_the_cpu(name: str, finished: Path, tiny_recipe: RecipeWriter, cold_cli: Cli) -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed wants an environment of its own")
     mine = (ROOT / CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").replace("use_cpu: false", "use_cpu: true")
     Path("mine.yaml").write_text(mine, encoding="utf-8")
-    shutil.rmtree("runs/tiny/train")
+    recipe = tiny_recipe(**HALF_WITH_VALIDATION)
     environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-    done = cold_cli("train", finished, "--launch", "mine.yaml", "--processes", "2", env=environment)
-    assert done.code == 0, done.err
-    assert Path("runs/tiny/train/adapter/adapter_model.safetensors").is_file()
+    done = cold_cli("train", recipe, "--launch", "mine.yaml", "--processes", "2", env=environment)
+    require_as_in_one_process(done, recipe)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["single_gpu", "fsdp2"])
-def test_on_one_gpu(name: str, finished: Path, cold_cli: Cli) -> None:
+@pytest.mark.parametrize(
+    ("name", "processes"), [("single_gpu", 1), ("fsdp2", 1), ("ddp", 2), ("fsdp2", 2), ("deepspeed_zero2", 2)]
+)
+def test_on_gpus(name: str, processes: int, finished: Path, tiny_recipe: RecipeWriter, cold_cli: Cli) -> None:
     import torch
 
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA GPU")
-    shutil.rmtree("runs/tiny/train")
-    done = cold_cli("train", finished, "--launch", name, "--processes", "1")
-    assert done.code == 0, done.err
-    assert Path("runs/tiny/train/adapter/adapter_model.safetensors").is_file()
+    if torch.cuda.device_count() < processes:
+        pytest.skip("too few CUDA GPUs")
+    if name.startswith("deepspeed"):
+        pytest.importorskip("deepspeed", reason="DeepSpeed wants an environment of its own")
+    recipe = tiny_recipe(**HALF_WITH_VALIDATION)
+    require_as_in_one_process(cold_cli("train", recipe, "--launch", name, "--processes", str(processes)), recipe)

@@ -19,6 +19,7 @@ from hfkit.recipe import load_recipe
 from hfkit.reproducing.comparison import ScorePair, compare_weights
 from hfkit.reproducing.differences import Made, differences
 from hfkit.reproducing.origin import find_origin
+from hfkit.reproducing.reproduce import MARK, _Mark, _require_free
 from hfkit.reproducing.trust import wants
 
 if TYPE_CHECKING:
@@ -118,6 +119,21 @@ def test_a_run_of_its_own_is_never_written_over(finished: Path, cli: Cli) -> Non
     for name in ("tiny", "precious"):
         done = cli("reproduce", "runs/tiny", "--to", name)
         assert (done.code, f"runs/{name}: is a run of its own; name another one with --to" in done.err) == (2, True)
+
+
+def test_the_reproduction_of_another_run_of_the_same_name_is_never_written_over(finished: Path, cli: Cli) -> None:
+    """Many runs are called handbook."""
+    run = finished.parent / "runs" / "tiny"
+    there = finished.parent / "runs" / "tiny-again"
+    there.mkdir()
+    origin = find_origin(str(run), None)
+    (there / MARK).write_text(_Mark.of(origin).model_dump_json(), encoding="utf-8")
+    _require_free(there, origin)
+    written = json.loads((run / "manifest.json").read_text())
+    written["stages"]["train"]["fingerprint"] = "0" * 64
+    (run / "manifest.json").write_text(json.dumps(written), encoding="utf-8")
+    done = cli("reproduce", "runs/tiny")
+    assert (done.code, "is another run tiny made again" in done.err, "--to" in done.err) == (2, True, True), done.err
 
 
 def test_what_is_not_here_is_said_and_nothing_is_made(finished: Path, cli: Cli) -> None:

@@ -8,27 +8,24 @@ in a rendered whole.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import JsonValue
 
 from hfkit.data.bounded_templates import TemplateFault
-from hfkit.data.chat_template import DATE, ChatTemplate
 from hfkit.data.conversation import Conversation, Turn
 from hfkit.data.examples import Example
 from hfkit.data.exchanges import Exchange, Exchanges
 from hfkit.data.joining import Joining
 from hfkit.data.ledger import RowFault
 from hfkit.data.shown import Shown
-from hfkit.data.special_tokens import ControlTokens, any_of, changed_texts, special_token_texts, texts_in
-from hfkit.data.template_shape import Form, MessageDict, Shape, find_shape
+from hfkit.data.special_tokens import changed_texts, texts_in
+from hfkit.data.template_shape import MessageDict
 from hfkit.data.texts import every_text
-from hfkit.data.tokenising import Tokens
+from hfkit.data.tokenizer_template import TokenizerTemplate
 from hfkit.errors import RequestError
 from rag.answer import Message
 
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SpecialTokens = Literal["escape", "drop", "refuse"]
-
-_OTHER = "name another template in model.chat_template"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,104 +73,27 @@ class Renderer:
     ) -> None:
         self.tokenizer = tokenizer
         self.policy = special_tokens
-        self._arguments = dict(template_arguments or {})
-        self._variables = {**tokenizer.special_tokens_map, **self._arguments}
-        self._added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
-        for name in special_token_texts(tokenizer) - set(self._added):
-            self._added[name] = int(cast(int, tokenizer.convert_tokens_to_ids(name)))
-        by_number = {number: text for text, number in self._added.items()}
-        eos = [] if tokenizer.eos_token is None else [self._added[str(tokenizer.eos_token)]]
-        self._known_stops = tuple(
-            dict.fromkeys([*eos, *(number for number in stop_ids if 0 <= number < len(tokenizer))])
-        )
-        self._known_stop_texts = [by_number[number] for number in self._known_stops if number in by_number]
-        self._tokens = Tokens(tokenizer)
-        self._templates: dict[str, ChatTemplate] = {}
+        self._template = TokenizerTemplate(tokenizer, template_arguments, stop_ids)
         # What the context of the conversations last rendered loses; each is held, so that its id stays its own.
         self._lost: dict[int, tuple[Conversation, tuple[str, ...]]] = {}
 
-    # What the template does, found out once.
-
-    @cached_property
-    def _shape(self) -> Shape:
-        if self.tokenizer.chat_template is None:
-            raise RequestError(
-                "the model's tokenizer has no chat template. Name one in model.chat_template: a Jinja file, "
-                "builtin:chatml or builtin:plain; or train on plain text (data.sources: format: text)"
-            )
-        if isinstance(self._found_shape, str):
-            raise RequestError(self._found_shape)
-        return self._found_shape
-
-    @cached_property
-    def _found_shape(self) -> Shape | str:
-        """The shape, or why the template can never be used. That is kept as well: every row of an evaluation asks, and
-        a template without end takes its time to be refused."""
-        try:
-            shape = find_shape(self._text, self._added, special_token_texts(self.tokenizer), self._known_stop_texts)
-            self._refuse_two_starts(shape.form)
-        except RequestError as error:
-            return str(error)
-        except TemplateFault as fault:
-            return f"the chat template does not render a question that is to be answered: {fault}; {_OTHER}"
-        return shape
-
-    @cached_property
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end a reply: what generation has to stop at, and what a tuned model's settings must name.
 
         Raises:
             RequestError: the template cannot be used.
         """
-        if self.tokenizer.chat_template is None:
-            return self._known_stops
-        ends = [self._shape.continuations[ending] for ending in sorted(self._shape.continuations)]
-        own = [self._added[text] for text in sorted(self._shape.stops - set(self._known_stop_texts))]
-        last = [self._added[self._marks.findall(text)[-1]] for text in ends]
-        return tuple(dict.fromkeys([*self._known_stops, *own, *last]))
+        return self._template.stop_ids
 
-    @cached_property
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know of this template; full sentences."""
-        remarks = []
-        tokenizer = self.tokenizer
-        self._shape  # noqa: B018  (renders, which shows whether the template asks for the date)
-        if any(template.reads_date for template in self._templates.values()):
-            date = self._arguments.get("strftime_now", DATE.date().isoformat())
-            remarks.append(
-                f"The chat template writes the date. Training and hfkit's own inference both show it {date}, so that "
-                "the prompts are the same; model.template_arguments: {strftime_now: 2025-12-31} names another."
-            )
-        if tokenizer.bos_token is not None and self._adds_start:
-            prompt = self._text([{"role": "user", "content": "Hi"}], self._shape.form, True, ())
-            if tokenizer.bos_token not in prompt:
-                remarks.append(
-                    f"The tokenizer begins plain text with {tokenizer.bos_token}, and the chat template does not write "
-                    "it. Like Transformers' apply_chat_template, hfkit adds none; a template that begins with "
-                    "{{ bos_token }} does."
-                )
-        left_out = {"tools": "tools", "reasoning_content": "reasoning"}
-        for part, word in left_out.items():
-            if part in self._shape.hidden:
-                remarks.append(f"The chat template does not show {word}: neither at training nor at inference.")
-        return tuple(remarks)
-
-    @cached_property
-    def _marks(self) -> re.Pattern[str]:
-        """Finds added tokens in text."""
-        return any_of(self._added)
-
-    @cached_property
-    def _control(self) -> ControlTokens:
-        special = special_token_texts(self.tokenizer)
-        if self.tokenizer.chat_template is None:
-            return ControlTokens(special)
-        stops = {self._marks.findall(text)[-1] for text in self._shape.continuations.values()} | self._shape.stops
-        return ControlTokens(special | self._shape.between | stops)
+        return self._template.remarks
 
     @cached_property
     def _turns(self) -> Exchanges:
-        return Exchanges(self._text, self._shape, self._marks)
+        return Exchanges(self._template.text, self._template.shape, self._template.marks)
 
     @cached_property
     def _shown(self) -> Shown:
@@ -183,19 +101,7 @@ class Renderer:
 
     @cached_property
     def _joining(self) -> Joining:
-        return Joining(self._turns, self._control, self._marks)
-
-    @cached_property
-    def _adds_start(self) -> bool:
-        """Whether the tokenizer puts its start token before plain text."""
-        start = self.tokenizer.bos_token_id
-        return start is not None and list(self.tokenizer("a")["input_ids"])[:1] == [start]
-
-    def _refuse_two_starts(self, form: Form) -> None:
-        start = self.tokenizer.bos_token_id
-        ids = self._tokens.encode(self._text([{"role": "user", "content": "Hi"}], form, True, ()))
-        if start is not None and ids[:2] == [start, start]:
-            raise RequestError(f"the chat template writes the start token {self.tokenizer.bos_token} twice; {_OTHER}")
+        return Joining(self._turns, self._template.control, self._template.marks)
 
     # What is asked of a renderer.
 
@@ -209,15 +115,14 @@ class Renderer:
         """
         if not messages:
             raise RequestError("there is no message to answer")
-        dicts = [_as_dict(message) for message in messages]
-        control = self._control
+        template = self._template
+        broken = template.control.broken
+        dicts = changed_texts([_as_dict(message) for message in messages], broken)
         try:
-            text = self._text(
-                changed_texts(dicts, control.broken), self._shape.form, True, changed_texts(tools, control.broken)
-            )
+            text = template.text(dicts, template.shape.form, True, changed_texts(tools, broken))
         except TemplateFault as fault:
             raise RequestError(f"the chat template refuses these messages: {fault}") from fault
-        return self._tokens.encode(text)
+        return template.tokens.encode(text)
 
     def training_sequences(self, conversation: Conversation) -> list[Rendered]:
         """The sequences of one conversation: all trained turns in one where each then stands after the very tokens that
@@ -246,9 +151,8 @@ class Renderer:
             except RowFault as fault:
                 exchanges.append(fault)
         flat = [exchange for row in exchanges if not isinstance(row, RowFault) for exchange in row]
-        encoded = iter(
-            self._tokens.encode_many([text for each in flat for text in (each.prompt, each.prompt + each.reply)])
-        )
+        texts = [text for each in flat for text in (each.prompt, each.prompt + each.reply)]
+        encoded = iter(self._template.tokens.encode_many(texts))
         rendered: list[list[Rendered] | RowFault] = []
         for row in exchanges:
             if isinstance(row, RowFault):
@@ -270,12 +174,13 @@ class Renderer:
             RowFault: the text spells a special token, and such rows are to be dropped.
             RequestError: as before, where they are to be refused; or the tokenizer has no token to end a text with.
         """
-        if not self._known_stops:
+        template = self._template
+        if not template.known_stops:
             raise RequestError("the tokenizer names no eos_token, so a model could not learn where a text ends")
-        spelled = sorted(self._control.spelled(text))
+        spelled = sorted(template.control.spelled(text))
         self._apply_policy(spelled, "a text")
-        start = [int(self.tokenizer.bos_token_id or 0)] if self._adds_start else []
-        ids = [*start, *self._tokens.encode(self._control.broken(text)), self._known_stops[0]]
+        start = [int(self.tokenizer.bos_token_id or 0)] if template.adds_start else []
+        ids = [*start, *template.tokens.encode(template.control.broken(text)), template.known_stops[0]]
         sequences = []
         for begin in range(0, len(ids) - 1, max(max_length - 1, 1)):
             piece = ids[begin : begin + max_length]
@@ -284,12 +189,12 @@ class Renderer:
 
     def spelled_specials(self, example: Example) -> list[str]:
         """The control tokens that an example's content spells out, and that are rendered as plain text."""
-        return sorted({token for text in every_text(example) for token in self._control.spelled(text)})
+        return sorted({token for text in every_text(example) for token in self._template.control.spelled(text)})
 
     def left_out(self, conversation: Conversation) -> tuple[str, ...]:
         """What `conversation` holds and the template does not show, of what a row can do without: its tools, the
         reasoning of trained turns, and what stands in the messages before the last trained turn."""
-        hidden = self._shape.hidden
+        hidden = self._template.shape.hidden
         found = []
         if conversation.tools and "tools" in hidden:
             found.append("tools")
@@ -304,26 +209,6 @@ class Renderer:
         return (*found, f"earlier messages: {', '.join(context)}") if context else tuple(found)
 
     # From a conversation to texts.
-
-    def _text(
-        self,
-        messages: Sequence[MessageDict],
-        form: Form,
-        generation_prompt: bool,
-        tools: Sequence[Mapping[str, Any]],
-    ) -> str:
-        """What the template writes.
-
-        Raises:
-            TemplateFault: it refuses, or fails.
-        """
-        given = [dict(tool) for tool in tools] or None
-        text = self.tokenizer.get_chat_template(None, given)
-        template = self._templates.get(text)
-        if template is None:
-            template = self._templates[text] = ChatTemplate(text)
-        shaped = [_shaped(message, form) for message in messages]
-        return template.render(shaped, generation_prompt=generation_prompt, tools=given, variables=self._variables)
 
     def _apply_policy(self, spelled: Sequence[str], place: str) -> None:
         if not spelled or self.policy == "escape":
@@ -348,7 +233,7 @@ class Renderer:
         plain = [turn.for_template() for turn in turns]
         leaves = [text for turn in plain for text in _leaves(turn)]
         leaves += texts_in([dict(tool) for tool in conversation.tools])
-        control = self._control
+        control = self._template.control
         spelled = sorted({token for text in leaves for token in control.spelled(text)})
         self._apply_policy(spelled, conversation.id)
         messages: list[MessageDict] = changed_texts(plain, control.broken) if spelled else plain
@@ -362,7 +247,7 @@ class Renderer:
                 loss = self._shown.losses(messages[: position + 1], tools, exchange)
                 for what in loss.turn:
                     # A template that shows no reasoning at all is used, and the report says so.
-                    if what != "reasoning" or "reasoning_content" not in self._shape.hidden:
+                    if what != "reasoning" or "reasoning_content" not in self._template.shape.hidden:
                         raise RowFault("the chat template leaves out what the turn says", what)
                 context = loss.context
             self._lost[id(conversation)] = (conversation, context)
@@ -373,7 +258,7 @@ class Renderer:
         return found
 
     def _refuse_hidden(self, turns: Sequence[Turn]) -> None:
-        hidden = self._shape.hidden
+        hidden = self._template.shape.hidden
         for turn in turns:
             if turn.role in hidden and turn.content.strip():
                 raise RowFault("the chat template leaves out a message", f"it shows none of the role {turn.role}")
@@ -390,18 +275,19 @@ class Renderer:
         return Rendered(tuple(ids), ((start, len(ids)),))
 
     def _apart(self, exchange: Exchange, prompt_ids: list[int], joint_ids: list[int]) -> list[int]:
-        decode = self.tokenizer.decode
+        template, decode = self._template, self.tokenizer.decode
+        encode = template.tokens.encode
         wanted = decode(joint_ids, skip_special_tokens=False)
-        stop = self._known_stop_texts[0] if self._known_stop_texts else self._control.tokens[0]
+        stop = template.known_stop_texts[0] if template.known_stop_texts else template.control.tokens[0]
         # Some tokenizers put a space before what opens a text, or a stretch: so alone, and behind what can be cut off.
-        ways = [self._tokens.encode(exchange.reply)]
+        ways = [encode(exchange.reply)]
         for before in (stop, "\n"):
-            cut = self._tokens.encode(before)
-            behind = self._tokens.encode(before + exchange.reply)
+            cut = encode(before)
+            behind = encode(before + exchange.reply)
             if behind[: len(cut)] == cut:
                 ways.append(behind[len(cut) :])
         if exchange.reply.startswith(" "):
-            ways.append(self._tokens.encode(exchange.reply[1:]))
+            ways.append(encode(exchange.reply[1:]))
         for reply_ids in ways:
             ids = [*prompt_ids, *reply_ids]
             if decode(ids, skip_special_tokens=False) == wanted:
@@ -428,21 +314,3 @@ def _as_dict(message: Message | Turn) -> MessageDict:
 def _leaves(message: Mapping[str, JsonValue]) -> list[str]:
     """Every text of a message but its role and its own keys."""
     return [text for key, value in message.items() if key != "role" for text in texts_in(value)]
-
-
-def _shaped(message: Mapping[str, Any], form: Form) -> MessageDict:
-    """The message in the form that the template wants, reasoning under the names that templates know."""
-    shaped = dict(message)
-    reasoning = shaped.get("reasoning_content")
-    if reasoning is not None:
-        shaped = {"thinking": reasoning, **shaped}
-    if form.parts:
-        shaped["content"] = [{"type": "text", "text": shaped["content"]}]
-    if form.json_arguments and "tool_calls" in shaped:
-        shaped["tool_calls"] = [_with_json_arguments(call) for call in shaped["tool_calls"]]
-    return shaped
-
-
-def _with_json_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call["function"]
-    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hfkit.artifact import write_whole
 from hfkit.errors import RequestError
 from hfkit.export.result import EXPORT, ExportFormat, ExportResult, GgufType, exported_files
-from hfkit.export.staging import Staging, require_free, staged
+from hfkit.export.staging import Staging, earlier_export, require_free, staged
 from hfkit.recipe import Recipe
 from hfkit.run import Run
+
+if TYPE_CHECKING:
+    from hfkit.export.merged import TrainedModel
 
 _FOLDER = "export"
 
@@ -26,6 +30,13 @@ def export(recipe: Recipe, format: ExportFormat, type: GgufType, target: Path | 
     run = Run(recipe)
     where = target or run.folder / _FOLDER / (f"gguf-{type}" if format == "gguf" else format)
     require_free(where)
+    earlier = earlier_export(where)
+    if earlier is not None and (earlier.format != format or (format == "gguf" and earlier.type != type)):
+        raise RequestError(
+            f"{where}: holds an export as {earlier.format}, {earlier.type}; name another folder with --to"
+        )
+    if format != "onnx" and not run.folder.exists():
+        _trained(run)  # which says what is missing, before the lock makes the folder
     with run.locked(), staged(where) as staging:
         result = _exported(run, format, type, staging)
         result = result.model_copy(update={"files": exported_files(staging.folder)})
@@ -34,7 +45,7 @@ def export(recipe: Recipe, format: ExportFormat, type: GgufType, target: Path | 
 
 
 def _exported(run: Run, format: ExportFormat, type: GgufType, staging: Staging) -> ExportResult:
-    from hfkit.export.merged import TrainedModel, merged_model
+    from hfkit.export.merged import merged_model
 
     recipe = run.recipe
     if format == "onnx":
@@ -43,12 +54,7 @@ def _exported(run: Run, format: ExportFormat, type: GgufType, staging: Staging) 
         if recipe.rag is None:
             raise RequestError(f"{recipe.name}: --format onnx exports rag.embedder, and the recipe has no section rag")
         return export_onnx(recipe.rag.embedder, recipe.rag.revision, staging)
-    if recipe.train is None or recipe.model is None:
-        raise RequestError(
-            f"{recipe.name}: the recipe has no section train, so there is no model to export "
-            "(--format onnx exports rag.embedder)"
-        )
-    trained = TrainedModel(recipe.name, recipe.model, run.finished("train"), run.artifact("train").fingerprint)
+    trained = _trained(run)
     if format == "gguf":
         from hfkit.export.gguf_export import export_gguf
 
@@ -61,3 +67,15 @@ def _exported(run: Run, format: ExportFormat, type: GgufType, staging: Staging) 
         type=merged.dtype,
         merge_drift=merged.drift,
     )
+
+
+def _trained(run: Run) -> TrainedModel:
+    from hfkit.export.merged import TrainedModel
+
+    recipe = run.recipe
+    if recipe.train is None or recipe.model is None:
+        raise RequestError(
+            f"{recipe.name}: the recipe has no section train, so there is no model to export "
+            "(--format onnx exports rag.embedder)"
+        )
+    return TrainedModel(recipe.name, recipe.model, run.finished("train"), run.artifact("train").fingerprint)

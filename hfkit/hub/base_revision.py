@@ -9,18 +9,25 @@ from hfkit.errors import hub_network_error
 from hfkit.hub.facts import RunFacts, hub_id
 from hfkit.models.base_identity import BASE, folder_fingerprint
 from hfkit.models.embedded import PREFIX
+from hfkit.recipe.model import FULL_COMMIT
 
 
 def trained_revision(facts: RunFacts) -> str | None:
-    """The revision that the adapter names: the recipe's, or the cached commit of the base whose weights are those that
-    training wrote down. None where nobody knows: the base is no model of the Hub, or no longer in the cache."""
+    """The revision that the adapter names: the commit that training wrote down, or else the recipe's, or else the
+    cached commit of the base whose weights are those that training wrote down. None where nobody knows: the base is no
+    model of the Hub, or no longer in the cache."""
     base = facts.model.base
-    if facts.model.revision is not None or base.startswith(PREFIX) or hub_id(base) is None:
+    if base.startswith(PREFIX) or hub_id(base) is None:
         return facts.model.revision
     try:
-        weights = json.loads((facts.trained_folder / BASE).read_text(encoding="utf-8"))["weights"]
+        written = json.loads((facts.trained_folder / BASE).read_text(encoding="utf-8"))
+        weights = written["weights"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return facts.model.revision
+    if written.get("hub") == base and isinstance(written.get("revision"), str):
+        return str(written["revision"])
+    if facts.model.revision is not None:
+        return facts.model.revision
     snapshots = sorted(path for path in _snapshots(base).glob("*") if path.is_dir())
     return next((path.name for path in snapshots if folder_fingerprint(path) == weights), None)
 
@@ -36,9 +43,10 @@ def moved_since(facts: RunFacts, revision: str | None) -> str | None:
     """A sentence where the base model has a newer commit on the Hub than the adapter was trained on; None where it has
     not, or the Hub does not say."""
     base = facts.model.base
-    if revision is None or facts.model.revision is not None:
+    followed = facts.model.revision
+    if revision is None or (followed is not None and FULL_COMMIT.fullmatch(followed)):
         return None
-    newest = newest_commit(base)
+    newest = newest_commit(base, followed)
     if newest is None or newest == revision:
         return None
     return (
@@ -47,12 +55,12 @@ def moved_since(facts: RunFacts, revision: str | None) -> str | None:
     )
 
 
-def newest_commit(id: str) -> str | None:
-    """Of the model's default branch on the Hub; None where the Hub does not say."""
+def newest_commit(id: str, revision: str | None = None) -> str | None:
+    """Of the model's branch or tag `revision` on the Hub, or of its default branch; None where the Hub does not say."""
     from huggingface_hub import HfApi
 
     network = hub_network_error()
     try:
-        return HfApi().model_info(id).sha
+        return HfApi().model_info(id, revision=revision).sha
     except (network, ConnectionError):
         return None

@@ -24,6 +24,7 @@ def dataset_card(facts: RunFacts) -> str:
         configs=[_config(name, facts) for name in ("examples", "sequences") if _sides(name, facts)],
     )
     assert id is not None
+    at = "" if facts.revision is None else f', revision="{facts.revision}"'
     intro = (
         f"The examples on which [{facts.hub.repo}](https://huggingface.co/{facts.hub.repo}) was trained and tested: "
         f"{data.train.rows:,} for training and {data.test.rows:,} for testing. No document gives rows to both sides."
@@ -34,14 +35,14 @@ def dataset_card(facts: RunFacts) -> str:
         intro,
         "## How to load it",
         "```python\nfrom datasets import load_dataset\nimport json\n\n"
-        f'rows = load_dataset("{id}", split="train")\nexample = json.loads(rows[0]["example"])\n```',
+        f'rows = load_dataset("{id}", split="train"{at})\nexample = json.loads(rows[0]["example"])\n```',
         "`example` is the whole example as JSON: the messages, and what a metric needs to score a reply to them. `id` "
         "names the row, `document` the document or group that it comes from, `kind` its shape.",
     ]
     if _sides("sequences", facts):
         parts.append(
-            f'`load_dataset("{id}", "sequences")` gives the very tokens of the base model\'s tokenizer that the model '
-            "saw; `spans` are the trained positions as start and end, start and end, the ends excluded."
+            f'`load_dataset("{id}", "sequences"{at})` gives the very tokens of the base model\'s tokenizer that the '
+            "model saw; `spans` are the trained positions as start and end, start and end, the ends excluded."
         )
     # The stage's own card follows without its title.
     parts.append(card_text(data, facts.recipe.name, plotted=False).split("\n", 1)[1].strip())

@@ -13,12 +13,14 @@ from hfkit.data.builtin_templates import BUILTIN
 from hfkit.data.card import DataResult
 from hfkit.data.conversation import Conversation
 from hfkit.data.prepared import read_examples
+from hfkit.environment import Hardware
 from hfkit.errors import RequestError, WorkError
 from hfkit.evaluation.result import EvaluateResult, GateResult
 from hfkit.models.embedded import PREFIX, embedded_model
 from hfkit.models.tuned import ADAPTER, MODEL
 from hfkit.recipe import HubSection, ModelSection, Recipe
 from hfkit.stage import StageName
+from hfkit.training.metrics_log import METRICS, read_metrics
 
 # As tokenizers save it.
 TEMPLATE = "chat_template.jinja"
@@ -40,6 +42,7 @@ class Trained(BaseModel):
     precision: str
     trained_parameters: int
     parameters: int
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,18 @@ class RunFacts:
         return Trained.model_validate(self.artifacts["train"].result)
 
     @property
+    def seconds_of_training(self) -> float:
+        """Of all the processes that worked on it: the stage's own are those of the one that finished it."""
+        lines = read_metrics(self.folders["train"] / METRICS)
+        return max([self.artifacts["train"].seconds, *(line.seconds for line in lines[-1:])])
+
+    @property
+    def hardware_of_training(self) -> Hardware:
+        """With the GPUs that were used: one a process."""
+        hardware = self.artifacts["train"].environment.hardware
+        return hardware.model_copy(update={"gpus": hardware.gpus[: self.trained.processes]})
+
+    @property
     def evaluated(self) -> EvaluateResult | None:
         artifact = self.artifacts.get("evaluate")
         return None if artifact is None else EvaluateResult.model_validate(artifact.result)
@@ -88,6 +103,11 @@ class RunFacts:
     @property
     def publishes_adapter(self) -> bool:
         return self.trains_adapter and self.hub.weights == "adapter"
+
+    @property
+    def revision(self) -> str | None:
+        """Where on the Hub model and dataset are found: the tag or the branch; None for main."""
+        return self.hub.tag or self.hub.branch
 
     @property
     def base_id(self) -> str | None:

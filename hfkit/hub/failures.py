@@ -39,6 +39,28 @@ def explained(target: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def upload_explained(target: str) -> Iterator[None]:
+    """As `explained`, which stays around it, for the one call that sends files: hf_xet, which does it, raises Python's
+    own errors for what the network or the storage does (xet-core, hf_xet/src/error.rs), and none of them has an errno.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    known = (HfHubHTTPError, hub_network_error(), ConnectionError)
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        own = isinstance(error, OSError) and error.errno is not None and not isinstance(error, TimeoutError)
+        if own or any(_first(error, kind) is not None for kind in known):
+            raise
+        if isinstance(error, PermissionError):
+            raise WorkError(
+                f"{target}: the Hub's storage refused an upload ({in_one_line(error)}). {WHOLE}; {AGAIN}. Where it "
+                f"refuses once more, {LOG_IN}"
+            ) from error
+        raise WorkError(f"{target}: an upload broke off ({in_one_line(error)}). {WHOLE}; {AGAIN}") from error
+
+
 def _first(error: BaseException, kind: type[BaseException]) -> BaseException | None:
     """`error` or what caused it, where it is of this kind: uploads wrap what went wrong in a thread."""
     cause: BaseException | None = error

@@ -16,11 +16,15 @@ from hfkit.errors import WorkError
 
 RepositoryKind = Literal["model", "dataset", "space"]
 
-TEXT = (".md", ".json", ".yaml", ".txt", ".jinja", ".html", ".py", ".typed")
+TEXT = (".md", ".json", ".yaml", ".txt", ".jinja", ".html")
+# The app of a Space, and nothing else that is published.
+CODE = (".py", ".typed")
 DATABASE = ".sqlite"
 PARQUET = ".parquet"
 WEIGHTS = ".safetensors"
-SAFE = (*TEXT, DATABASE, PARQUET, WEIGHTS)
+# A tokenizer's vocabulary, as SentencePiece saves it.
+VOCABULARY = ".model"
+SAFE = (*TEXT, DATABASE, PARQUET, WEIGHTS, VOCABULARY)
 
 _MAGIC = {DATABASE: b"SQLite format 3\0", PARQUET: b"PAR1"}
 _LONGEST_HEADER = 100_000_000
@@ -93,13 +97,15 @@ class PublishResult(BaseModel):
     repositories: tuple[PublishedRepository, ...]
 
 
-def files_below(folder: Path, prefix: str = "", *, but: tuple[str, ...] = ()) -> list[PlannedFile]:
-    """The files in `folder` of the kinds that are pushed, but those of these names; nothing that is hidden."""
+def files_below(
+    folder: Path, prefix: str = "", *, but: tuple[str, ...] = (), kinds: tuple[str, ...] = SAFE
+) -> list[PlannedFile]:
+    """The files in `folder` of these kinds, but those of these names; nothing that is hidden."""
     return [
         PlannedFile(prefix + path.relative_to(folder).as_posix(), path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and path.suffix in SAFE
+        and path.suffix in kinds
         and path.name not in but
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
@@ -108,20 +114,22 @@ def files_below(folder: Path, prefix: str = "", *, but: tuple[str, ...] = ()) ->
 def require_safe(repository: PlannedRepository) -> None:
     """Raises WorkError for a file that is not of a kind that is pushed, whatever its name says."""
     for file in repository.files:
-        fault = _fault(file)
+        fault = _fault(file, SAFE if repository.kind != "space" else (*SAFE, *CODE))
         if fault is not None:
             raise WorkError(
-                f"{file.source}: {fault}; only safetensors, JSON, text, Markdown, Parquet and SQLite files are "
-                "published. Run the stage that made it again"
+                f"{file.source}: {fault}; only safetensors, JSON, text, Markdown, Parquet, SQLite and SentencePiece "
+                "files are published. Run the stage that made it again"
             )
 
 
-def _fault(file: PlannedFile) -> str | None:
+def _fault(file: PlannedFile, kinds: tuple[str, ...]) -> str | None:
     suffix = PurePosixPath(file.path).suffix
-    if suffix not in SAFE:
+    if suffix not in kinds:
         return f"files that end in {suffix or 'nothing'} are not published"
     if suffix == WEIGHTS:
         return None if _is_safetensors(file.source) else "is called safetensors and is something else"
+    if suffix == VOCABULARY:
+        return None
     if suffix in _MAGIC:
         with file.source.open("rb") as opened:
             begins = opened.read(len(_MAGIC[suffix]))

@@ -35,11 +35,12 @@ def metadata_results(facts: RunFacts) -> list[EvalResult]:
     result = facts.evaluated
     if result is None:
         return []
+    label = measured_label(facts)
     found = []
-    for name, task in result.tasks.items():
+    for name, task in result.tasks.items() if label is not None else ():
         data_set = _data_set(facts, name)
         for metric in task.metrics if data_set is not None else ():
-            score = task.scores.get("tuned", {}).get(metric.name)
+            score = task.scores.get(label or "", {}).get(metric.name)
             if data_set is None or score is None or score.value is None:
                 continue
             found.append(
@@ -51,11 +52,25 @@ def metadata_results(facts: RunFacts) -> list[EvalResult]:
                     dataset_split=data_set.split,
                     dataset_revision=data_set.revision,
                     metric_type=metric.name,
-                    metric_name=metric.title,
+                    metric_name=f"{metric.title} ({name})" if _asks_own_rows(_task(facts, name)) else metric.title,
                     metric_value=round(score.value, 4),
                 )
             )
     return found
+
+
+def measured_label(facts: RunFacts) -> str | None:
+    """Under which name the evaluation has the scores of the very weights that are published; None where it has none.
+
+    An adapter that was added into the weights that it was trained on answers as before, up to their rounding; added
+    into unquantised ones it is another model than the one that was measured.
+    """
+    if facts.publishes_adapter or not facts.trains_adapter:
+        return "tuned"
+    result = facts.evaluated
+    if result is not None and "merged" in result.models:
+        return "merged"
+    return "tuned" if facts.model.quantization is None else None
 
 
 def own_tasks(facts: RunFacts) -> list[TaskResult]:
@@ -79,7 +94,10 @@ def _data_set(facts: RunFacts, name: str) -> _DataSet | None:
     task = _task(facts, name)
     if _asks_own_rows(task):
         own = facts.recipe.name
-        return _DataSet(facts.hub.dataset or own, f"{own}, held-out documents", config=name, split="test")
+        # Rows that are not published have a name of the owner's, so that they are not taken for somebody's data set.
+        published = facts.hub.dataset
+        id = f"{facts.hub.repo.split('/')[0]}/{own}" if published is None else published
+        return _DataSet(id, f"{own}, held-out documents", None if published is None else "examples", split="test")
     if task is None or isinstance(task, str | CodeTask) or task.hub is None:
         return None
     return _DataSet(task.hub, task.hub, task.config, task.split, task.revision)

@@ -10,7 +10,7 @@ from hfkit.data.ledger import Account
 from hfkit.evaluation.report.markdown import markdown_report
 from hfkit.hub.energy import energy_sentence
 from hfkit.hub.facts import RunFacts, Trained, portable_recipe
-from hfkit.hub.measured_results import TEXT_GENERATION, metadata_results, own_tasks
+from hfkit.hub.measured_results import TEXT_GENERATION, measured_label, metadata_results, own_tasks
 from hfkit.hub.usage import usage_snippet
 from hfkit.markdown import escaped
 from hfkit.models.embedded import PREFIX, embedded_model
@@ -175,8 +175,7 @@ def _accounts(accounts: Sequence[Account]) -> str:
 def _training(facts: RunFacts, drift: Drift | None) -> list[str]:
     train, trained = facts.recipe.train, facts.trained
     assert train is not None
-    artifact = facts.artifacts["train"]
-    hardware = artifact.environment.hardware
+    artifact, hardware, seconds = facts.artifacts["train"], facts.hardware_of_training, facts.seconds_of_training
     share = trained.trained_parameters / trained.parameters
     weights = f"{trained.trained_parameters:,} of {trained.parameters:,} parameters ({share:.1%})"
     adapter = facts.model.adapter
@@ -190,11 +189,14 @@ def _training(facts: RunFacts, drift: Drift | None) -> list[str]:
         ("precision", trained.precision),
         ("last loss", f"{trained.loss:.3f} nats a trained token"),
         ("hardware", machine),
-        ("time", _duration(artifact.seconds)),
-        ("peak memory", f"{artifact.peak_memory_bytes / 2**30:.1f} GiB"),
+        ("time", _duration(seconds)),
+        (
+            "peak memory of the process" + (", without its GPU's" if hardware.gpus else ""),
+            f"{artifact.peak_memory_bytes / 2**30:.1f} GiB",
+        ),
     ]
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {escaped(value)} |" for name, value in rows)])
-    parts = [table, energy_sentence(artifact.seconds, hardware)]
+    parts = [table, energy_sentence(seconds, hardware)]
     if drift is not None:
         parts.append(
             f"For publishing, the adapter was added into the base model's weights. Over {drift.positions:,} positions "
@@ -224,6 +226,13 @@ def _limits(facts: RunFacts) -> list[str]:
             else "Its weights come from a 4-bit file (GGUF, Q4_1) of the base model, and differ a little from what "
             "training on the base model as the Hub has it would give."
         )
+    if result is not None and (measured_on := _measured_on(facts)) is not None:
+        limits.append(measured_on)
+    if facts.model.trust_remote_code:
+        limits.append(
+            f"Its base model comes with Python code of its own, which the snippet runs; look at it first, as it was at "
+            f"the commit {facts.model.revision}."
+        )
     if facts.is_grounded:
         limits.append(
             "It answers from the passages that it is given, and is wrong where they are. It can quote the wrong "
@@ -251,6 +260,25 @@ def _limits(facts: RunFacts) -> list[str]:
     return limits
 
 
+def _measured_on(facts: RunFacts) -> str | None:
+    """Where the results are those of other weights than the published ones, in a sentence."""
+    quantised = facts.model.quantization
+    if facts.publishes_adapter:
+        if quantised is None:
+            return None
+        return (
+            f"Its results were measured with the base model's weights in {quantised}, as it was trained. The snippet "
+            "loads them unquantised, and answers can differ a little."
+        )
+    if not facts.trains_adapter or measured_label(facts) == "merged":
+        return None
+    beside = "beside the base model" + ("" if quantised is None else f"'s weights in {quantised}")
+    return (
+        f"Its results are those of the adapter {beside}, before it was added into them; how far apart the two are is "
+        'said under "How it was trained".'
+    )
+
+
 def _again(facts: RunFacts) -> list[str]:
     artifact = facts.artifacts["train"]
     environment = artifact.environment
@@ -261,8 +289,7 @@ def _again(facts: RunFacts) -> list[str]:
     if environment.code.changed:
         code += " with uncommitted changes"
     data = facts.artifacts["data"]
-    at = facts.hub.tag or facts.hub.branch
-    revision = "" if at is None else f" --revision {at}"
+    revision = "" if facts.revision is None else f" --revision {facts.revision}"
     return [
         f"`hfkit reproduce {facts.hub.repo}{revision}` fetches recipe and manifest, says what differs on your machine, "
         "runs it again, and compares the trained weights bit for bit and the scores. Files that the recipe names as "

@@ -9,6 +9,7 @@ from hfkit.artifact import write_whole
 from hfkit.hub.dataset_card import dataset_card
 from hfkit.hub.facts import RunFacts, portable_recipe
 from hfkit.hub.files import PlannedFile, PlannedRepository, files_below, require_safe
+from hfkit.hub.index_database import settled_database
 from hfkit.hub.model_card import model_card
 from hfkit.hub.portable import portable_text
 from hfkit.hub.space import space_files
@@ -56,7 +57,8 @@ def _model(facts: RunFacts, folder: Path) -> PlannedRepository:
         files += [_portable(file, facts, folder) for file in reports if file.source.name in _REPORTS]
     files += _written(texts, facts, folder)
     if facts.hub.index:
-        files.append(PlannedFile(f"{INDEX}/{DATABASE}", facts.folders["index"] / DATABASE))
+        database = settled_database(facts.folders["index"], folder / INDEX)
+        files.append(PlannedFile(f"{INDEX}/{DATABASE}", database))
     return PlannedRepository("model", facts.hub.repo, _sorted(files))
 
 

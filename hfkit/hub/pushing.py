@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hfkit.artifact import file_sha256
 from hfkit.errors import WorkError
-from hfkit.hub.failures import AGAIN, explained
+from hfkit.hub.failures import AGAIN, explained, upload_explained
 from hfkit.hub.files import PlannedRepository, PublishedFile, PublishedRepository
 from hfkit.hub.remembered import Remembered, remember
 from hfkit.hub.standing import Standing, require_free, standing, target_of
@@ -121,14 +121,15 @@ def _commit(api: HfApi, repository: PlannedRepository, there: Standing, message:
         CommitOperationAdd(file.path, str(file.source)) for file in repository.files
     ]
     operations += [CommitOperationDelete(path, is_folder=False) for path in there.stale(repository)]
-    done = api.create_commit(
-        repository.id,
-        operations,
-        commit_message=message,
-        repo_type=repository.kind,
-        revision=there.branch,
-        parent_commit=there.commit,
-    )
+    with upload_explained(target_of(repository)):
+        done = api.create_commit(
+            repository.id,
+            operations,
+            commit_message=message,
+            repo_type=repository.kind,
+            revision=there.branch,
+            parent_commit=there.commit,
+        )
     return str(done.oid)
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from hfkit.artifact import MARKER, Artifact, FileRecord, file_sha256, write_artifact, write_whole
 from hfkit.data.builtin_templates import BUILTIN
+from hfkit.hub.base_revision import trained_revision
 from hfkit.hub.facts import TEMPLATE, RunFacts, portable_recipe
 from hfkit.hub.files import PlannedFile, files_below
+from hfkit.hub.index_database import settled_database
 from hfkit.hub.portable import portable_text
 from hfkit.hub.weights import trained_files
+from hfkit.models.embedded import PREFIX
 from hfkit.models.tuned import ADAPTER, MODEL
-from hfkit.recipe import dump_recipe
+from hfkit.recipe import Recipe, dump_recipe
 from hfkit.run import RECIPE, RUNS
 from hfkit.stage import StageName
 from rag.index_files import DATABASE
@@ -37,7 +40,7 @@ def space_files(facts: RunFacts, folder: Path) -> list[PlannedFile]:
 
     The same run gives the same files.
     """
-    recipe = portable_recipe(facts)
+    recipe = _at_the_commit_of_training(portable_recipe(facts), facts)
     run = f"{RUNS.as_posix()}/{facts.recipe.name}"
     texts = {
         "README.md": _card(facts),
@@ -58,12 +61,22 @@ def space_files(facts: RunFacts, folder: Path) -> list[PlannedFile]:
     trained = [
         PlannedFile(f"{train}/{file.path}", file.source) for file in trained_files(facts, folder / run / "train")
     ]
-    index = [PlannedFile(f"{run}/index/{DATABASE}", facts.folders["index"] / DATABASE)]
+    database = settled_database(facts.folders["index"], folder / run / "index")
+    index = [PlannedFile(f"{run}/index/{DATABASE}", database)]
     markers = [
         _marker(facts, "train", trained, folder, f"{run}/train/"),
         _marker(facts, "index", index, folder, f"{run}/index/"),
     ]
     return [*files, *trained, *index, *markers, *_code()]
+
+
+def _at_the_commit_of_training(recipe: Recipe, facts: RunFacts) -> Recipe:
+    """A Space starts again whenever it likes, and its base model may have moved on by then."""
+    assert recipe.model is not None
+    revision = trained_revision(facts)
+    if revision is None or not facts.trains_adapter or recipe.model.base.startswith(PREFIX):
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"revision": revision})})
 
 
 def _marker(facts: RunFacts, stage: StageName, files: list[PlannedFile], folder: Path, below: str) -> PlannedFile:
@@ -83,8 +96,8 @@ def _code() -> list[PlannedFile]:
     return [
         file
         for package in _PACKAGES
-        for file in files_below(root / package, f"{package}/")
-        if file.source.suffix in _CODE and "__pycache__" not in file.path
+        for file in files_below(root / package, f"{package}/", kinds=_CODE)
+        if "__pycache__" not in file.path
     ]
 
 

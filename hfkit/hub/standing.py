@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hfkit.errors import RequestError, WorkError
 from hfkit.hub.access import public_words
-from hfkit.hub.files import PlannedRepository
+from hfkit.hub.files import PlannedRepository, RepositoryKind
 from hfkit.hub.remembered import Remembered, recall
 from hfkit.recipe import HubSection
 
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 MAIN = "main"
-# The Hub puts this into every repository that it creates.
-_BY_THE_HUB = frozenset({".gitattributes"})
+# What the Hub itself puts into a repository that it creates. A Space's README.md has the settings that it runs with.
+_BY_THE_HUB: Mapping[RepositoryKind, frozenset[str]] = {
+    "model": frozenset({".gitattributes"}),
+    "dataset": frozenset({".gitattributes"}),
+    "space": frozenset({".gitattributes", "README.md"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,8 @@ def require_free(there: Standing, repository: PlannedRepository, section: HubSec
             f"hub.tag: {there.tag} is a tag of {target_of(repository)} already, of another commit "
             f"({there.tagged[:10]}); name another one"
         )
-    if is_there or not there.has_branch or "unknown_commits" in section.despite or set(there.files) <= _BY_THE_HUB:
+    is_new = set(there.files) <= _BY_THE_HUB[repository.kind]
+    if is_there or not there.has_branch or "unknown_commits" in section.despite or is_new:
         return is_there
     known = there.known
     if known is not None and known.commit == there.commit:

@@ -16,15 +16,18 @@ _QUESTION = "When was the lighthouse built?"
 
 def usage_snippet(facts: RunFacts) -> str:
     """Python that prints a reply, with the prompt that the model was trained on."""
-    repo, arguments = facts.hub.repo, _template_arguments(facts)
+    arguments = _template_arguments(facts)
+    repo = f'"{facts.hub.repo}"' + ("" if facts.revision is None else f', revision="{facts.revision}"')
+    # The base's code is that of the commit which the adapter's settings name.
+    code = ", trust_remote_code=True" if facts.model.trust_remote_code else ""
     lines = [_messages(facts), ""]
     if facts.publishes_adapter:
         lines = [
             "from peft import AutoPeftModelForCausalLM",
             "from transformers import AutoTokenizer",
             "",
-            f'model = AutoPeftModelForCausalLM.from_pretrained("{repo}")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{repo}")',
+            f"model = AutoPeftModelForCausalLM.from_pretrained({repo}{code})",
+            f"tokenizer = AutoTokenizer.from_pretrained({repo})",
             "",
             *lines,
             "inputs = tokenizer.apply_chat_template(",
@@ -37,7 +40,7 @@ def usage_snippet(facts: RunFacts) -> str:
         lines = [
             "from transformers import pipeline",
             "",
-            f'generate = pipeline("text-generation", model="{repo}")',
+            f'generate = pipeline("text-generation", model={repo})',
             "",
             *lines,
             "reply = generate(",

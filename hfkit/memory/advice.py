@@ -71,13 +71,15 @@ def _checkpointing(setting: Setting, devices: Devices) -> _Step | None:
 
 
 def _eight_bit_optimizer(setting: Setting, devices: Devices) -> _Step | None:
-    if setting.optimizer != "adamw" or devices.kind == "cpu":
+    if setting.optimizer != "adamw" or devices.kind == "cpu" or (devices.count > 1 and devices.sharding == "fsdp2"):
         return None
     return _Step("train.optimizer=adamw_8bit", "hardly any quality", replace(setting, optimizer="adamw_8bit"), devices)
 
 
 def _spread(setting: Setting, devices: Devices) -> _Step | None:
     if devices.count == 1 or devices.spreads_weights or setting.quantization is not None:
+        return None
+    if setting.optimizer != "adamw":  # which does not work on divided weights
         return None
     return _Step("--sharding fsdp2", "traffic between the devices", setting, replace(devices, sharding="fsdp2"))
 
@@ -112,8 +114,8 @@ def _shorter_rows(setting: Setting, devices: Devices) -> _Step | None:
 _CHANGES: tuple[Callable[[Setting, Devices], _Step | None], ...] = (
     _one_row_at_once,
     _checkpointing,
-    _eight_bit_optimizer,
     _spread,
+    _eight_bit_optimizer,
     _nf4,
     _adapter,
     _nf4,

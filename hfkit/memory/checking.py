@@ -39,7 +39,19 @@ class MemoryReport:
 
     @property
     def fits(self) -> bool:
-        return self.plan.total <= self.devices.memory_bytes
+        return max(self.plan.total, self.before_dividing) <= self.devices.memory_bytes
+
+    @property
+    def before_dividing(self) -> int:
+        """Bytes of the whole model, which DeepSpeed moves onto each GPU before it divides it by ZeRO-3; 0 elsewhere."""
+        devices = self.devices
+        moved = devices.kind == "gpu" and devices.spreads_weights and devices.sharding == "zero3"
+        return self._whole_model if moved else 0
+
+    @property
+    def _whole_model(self) -> int:
+        # As hfkit.models.trainable loads it.
+        return self.parameters * (4 if self.setting.adapter is None else self.setting.number_bytes)
 
     def document(self) -> dict[str, Any]:
         """For `--json`; all sizes in bytes a device."""
@@ -78,12 +90,15 @@ class MemoryReport:
             f"at once: {batch.lines} x {batch.length} tokens"
             + ("" if self.rows.known else "; rows are taken to be as long as data.max_length allows, until data is run")
         ]
-        if self.devices.spreads_weights and self.setting.quantization is None:
-            # As hfkit.models.trainable loads it.
-            copy = self.parameters * (4 if self.setting.adapter is None else self.setting.number_bytes)
+        if self.devices.spreads_weights:
             said.append(
                 f"while it is loaded, each process holds the whole model in the memory of its machine: "
-                f"{self.devices.count} x {_gib(copy)} GiB"
+                f"{self.devices.count} x {_gib(self._whole_model)} GiB"
+            )
+        if self.before_dividing:
+            said.append(
+                f"DeepSpeed moves the whole model, {_gib(self.before_dividing)} GiB, onto each GPU before it divides "
+                "it; fsdp2 does not"
             )
         if self.family not in MEASURED_FAMILIES:
             said.append(f"activations of the family {self.family} are estimated as those of a Llama of its sizes")
@@ -107,8 +122,23 @@ def devices_of(gpus: int | None, gpu_memory: float | None, sharding: Sharding | 
 
 
 def check_sharing(recipe: Recipe, devices: Devices) -> Finding | None:
-    """An error where a step has fewer rows than there are devices: training would refuse to begin."""
-    if recipe.train is None or recipe.train.batch_size >= devices.count:
+    """An error where the devices cannot share the training of the recipe: it would refuse to begin."""
+    if recipe.train is None or recipe.model is None:
+        return None
+    if devices.spreads_weights and recipe.model.quantization is not None:
+        return Finding(
+            "model.quantization",
+            "error",
+            f"{recipe.model.quantization} weights are not divided by {devices.sharding}; take --sharding ddp or zero2, "
+            "or leave them as they are",
+        )
+    if devices.spreads_weights and devices.sharding == "fsdp2" and recipe.train.optimizer != "adamw":
+        return Finding(
+            "train.optimizer",
+            "error",
+            f"{recipe.train.optimizer} does not work on weights that fsdp2 divides; use adamw, or another --sharding",
+        )
+    if recipe.train.batch_size >= devices.count:
         return None
     return Finding(
         "train.batch_size",

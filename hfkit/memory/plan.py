@@ -79,7 +79,7 @@ def plan_memory(shape: ModelShape, setting: Setting, devices: Devices) -> Memory
         activations += cast_bytes(shape, setting)
     coming_and_going = max(logit_bytes(shape, setting), backward_bytes(shape, setting) + _expanded(shape, setting))
     gradients = 4 * trained // of_state
-    optimizer = round(_STATE_BYTES[setting.optimizer] * trained) // of_state
+    optimizer = _optimizer_bytes(shape, setting, trained) // of_state
     beyond = gradients if setting.accumulates else max(0, gradients - activations - coming_and_going)
     return MemoryPlan(
         weights=_weights(shape, setting) // of_weights + _gathered(shape, setting, devices),
@@ -90,6 +90,14 @@ def plan_memory(shape: ModelShape, setting: Setting, devices: Devices) -> Memory
         logits=coming_and_going,
         framework=_framework(devices, setting, activations + coming_and_going, gradients + optimizer),
     )
+
+
+def _optimizer_bytes(shape: ModelShape, setting: Setting, trained: int) -> int:
+    state = _STATE_BYTES[setting.optimizer] * trained
+    if setting.optimizer == "adamw_8bit" and setting.adapter is None:
+        # Transformers has bitsandbytes keep the averages of the input's table in float32.
+        state += (_STATE_BYTES["adamw"] - _STATE_BYTES["adamw_8bit"]) * shape.vocabulary * shape.hidden
+    return round(state)
 
 
 def _framework(devices: Devices, setting: Setting, coming_and_going: int, after: int) -> int:

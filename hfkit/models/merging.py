@@ -62,6 +62,11 @@ def merge_adapter(settings: ModelSection, trained: Path, target: Path) -> MergeR
         raise RequestError(
             f"{trained / MODEL}: all weights were trained, so there is nothing to merge; use it as it is"
         )
+    if settings.trust_remote_code:
+        raise RequestError(
+            f"model.trust_remote_code: {settings.base} comes with Python code of its own, and merged weights would be "
+            "a model of their own whose code no commit pins; use the adapter as it is"
+        )
     place = find_adapter(trained)
     if target.exists():
         raise RequestError(f"{target} is there already; move it away, or name another folder")

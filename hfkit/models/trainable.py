@@ -30,8 +30,13 @@ def trainable_model(settings: ModelSection) -> tuple[PreTrainedModel, Resolved]:
         if settings.quantization is not None:
             raise RequestError("model.quantization: quantised weights cannot be trained themselves; give model.adapter")
         return load_model(settings, master_weights=True, on_cpu=weights_are_divided())
-    # A model whose weights are to be divided may fit no GPU whole. Quantised ones are made on their GPU.
-    on_cpu = settings.quantization is None and weights_are_divided()
+    if settings.quantization is not None and weights_are_divided():
+        raise RequestError(
+            f"model.quantization: {settings.quantization} weights are not divided by fsdp2 or deepspeed_zero3; launch "
+            "with ddp or deepspeed_zero2, or leave the weights as they are"
+        )
+    # A model whose weights are to be divided may fit no GPU whole.
+    on_cpu = weights_are_divided()
     start = settings.adapter.start_from
     if start is None:
         model, precision = load_model(settings, on_cpu=on_cpu)

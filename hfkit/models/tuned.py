@@ -40,7 +40,8 @@ def save_tuned(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Te
         if isinstance(model, PissaModel):
             model.save_for_untouched_base(target)
         else:
-            model.save_pretrained(str(target), state_dict=weights)
+            # The tables under an adapter on them are the base's; PEFT would save them with it.
+            model.save_pretrained(str(target), state_dict=weights, save_embedding_layers=False)
     write_base(model.config, target)
     return target
 

@@ -67,7 +67,7 @@ class AdapterSection(Section):
         return self
 
 
-_FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
+FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class ModelSection(Section):
@@ -111,7 +111,7 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _code_is_pinned(self) -> "ModelSection":
-        if self.trust_remote_code and not _FULL_COMMIT.fullmatch(self.revision or ""):
+        if self.trust_remote_code and not FULL_COMMIT.fullmatch(self.revision or ""):
             raise broken_rule(
                 "trust_remote_code",
                 "code is run as it was at one commit alone; set revision to that commit's 40 hexadecimal digits",

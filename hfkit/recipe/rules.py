@@ -33,6 +33,7 @@ def broken_rules(recipe: Mapping[str, object]) -> list[tuple[KeyPath, str]]:
             verb = "is" if len(absent) == 1 else "are"
             broken.append(((section,), f"needs the {noun} {' and '.join(absent)}, which {verb} not in this recipe"))
     broken += _of_model(recipe.get("model"), recipe.get("train"), recipe.get("allow_code"))
+    broken += _of_merging(recipe.get("model"), recipe.get("hub"))
     if "rag" not in present:
         broken.extend(
             (("hub", key), "needs the section rag, whose index it publishes and which is not in this recipe")
@@ -56,10 +57,24 @@ def _of_model(model: object, train: object, allow_code: object) -> list[tuple[Ke
     if model.get("trust_remote_code") is True and allow_code is not True:
         broken.append((("model", "trust_remote_code"), "runs code of the model's; it needs allow_code: true"))
     no_adapter = "adapter" in model and model["adapter"] is None
+    if model.get("trust_remote_code") is True and no_adapter and isinstance(train, Mapping):
+        text = "all weights of a model with code of its own cannot be trained: what is saved would be a folder, whose "
+        text += "code no commit pins; train an adapter (model.adapter)"
+        broken.append((("model", "trust_remote_code"), text))
     if no_adapter and isinstance(train, Mapping) and train.get("lora_plus_ratio") is not None:
         text = "sets the learning rates of an adapter, and model.adapter is null; leave one of them out"
         broken.append((("train", "lora_plus_ratio"), text))
     return broken
+
+
+def _of_merging(model: object, hub: object) -> list[tuple[KeyPath, str]]:
+    """What publishing merged weights needs of the model."""
+    if not (isinstance(model, Mapping) and isinstance(hub, Mapping)):
+        return []
+    if model.get("trust_remote_code") is not True or hub.get("weights") != "merged":
+        return []
+    text = "an adapter is not merged into a model with code of its own, whose code no commit would pin; publish adapter"
+    return [(("hub", "weights"), text)]
 
 
 def _needed_by_tasks(evaluate: object) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +33,18 @@ _LEFT_OUT = ("hub=null", "track=[]")
 
 
 class _Mark(BaseModel):
-    """Says in a run's folder that it is another one made again, so that no other run is written over."""
+    """Says in a run's folder that it is another one made again, so that no other run is written over. `made` are the
+    fingerprints of that one's stages: many runs have the same name."""
 
     model_config = ConfigDict(frozen=True)
 
     reproduces: str
+    made: Mapping[StageName, str] = {}
+
+    @classmethod
+    def of(cls, origin: Origin) -> _Mark:
+        made = {name: artifact.fingerprint for name, artifact in origin.stages.items()}
+        return cls(reproduces=origin.manifest.recipe, made=made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +117,7 @@ def plan_reproduction(
 def reproduce(plan: Plan, progress: Progress) -> Reproduction:
     """Run it again, and compare. What an earlier, interrupted reproduction left is gone on from."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    mark = _Mark(reproduces=plan.origin.manifest.recipe)
-    write_whole(plan.folder / MARK, mark.model_dump_json() + "\n")
+    write_whole(plan.folder / MARK, _Mark.of(plan.origin).model_dump_json() + "\n")
     outcomes = run_stages(plan.recipe, plan.stages, progress)
     again: dict[StageName, Artifact] = {name: outcome.artifact for name, outcome in outcomes.items()}
     there, here = (
@@ -154,8 +160,9 @@ def _require_free(folder: Path, origin: Origin) -> None:
         mark = _Mark.model_validate_json((folder / MARK).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError):
         raise RequestError(f"{folder}: is a run of its own; name another one with --to") from None
-    if mark.reproduces != origin.manifest.recipe:
-        raise RequestError(f"{folder}: is the run {mark.reproduces} made again; name another one with --to")
+    if mark != _Mark.of(origin):
+        other = "another run" if mark.reproduces == origin.manifest.recipe else "the run"
+        raise RequestError(f"{folder}: is {other} {mark.reproduces} made again; name another folder's name with --to")
 
 
 def _take_threads(origin: Origin) -> None:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfkit.launched import fsdp_was_asked_for
 from hfkit.models.precision import Resolved
 from hfkit.recipe import Recipe, TrainSection
 from hfkit.training.kernels import LIGER
@@ -61,6 +62,10 @@ def training_arguments(
         gradient_checkpointing_kwargs={"use_reentrant": False},
         use_liger_kernel=settings.liger,
         liger_kernel_config=LIGER,
+        # FSDP would keep whole gradients on each GPU from one micro-batch to the next, and add them up there.
+        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}}
+        if fsdp_was_asked_for()
+        else None,
         use_cpu=not on_gpu,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,

@@ -18,7 +18,7 @@ from hfkit.errors import WorkError
 from hfkit.progress import Update
 from hfkit.training.checkpoints import CHECKPOINTS, PARTIAL, seal_checkpoint
 from hfkit.training.course import Course, memory_bytes
-from hfkit.training.guard import find_divergence, what_is_no_number
+from hfkit.training.guard import MOST_SKIPPED, find_divergence, what_is_no_number
 from hfkit.training.metrics_log import METRICS, SAMPLES, MetricsLine, append_line, flush_lines
 from hfkit.training.sampling import PlannedSteps, length_grouped_order
 from hfkit.training.trainer import same_on_every_rank
@@ -83,7 +83,10 @@ class WatchSteps(TrainerCallback):
 
     def _fault(self, step: int, logs: dict[str, float], *, scaled: bool) -> str | None:
         # Where a scaler looks for the largest scale that float16 bears, infinite gradients are its way of looking.
-        no_number = what_is_no_number(logs["loss"], None if scaled else logs.get("grad_norm"))
+        norm = logs.get("grad_norm")
+        self.course.state.count_skipped(norm)
+        looks = scaled and self.course.state.skipped < MOST_SKIPPED
+        no_number = what_is_no_number(logs["loss"], None if looks else norm)
         if no_number is not None:
             return (
                 f"{no_number} at step {step}; lower train.learning_rate, or set model.precision=fp32 to see whether "

@@ -47,6 +47,10 @@ def find_divergence(losses: Sequence[float], last_step: int) -> Divergence | Non
     return Divergence(last_step - len(judged) + 1 + first, course, median(judged))
 
 
+MOST_SKIPPED = 25
+"""Steps in a row that float16's scaler may skip. It halves its scale at each, and from 2^16 none is left after 17."""
+
+
 def what_is_no_number(loss: float, grad_norm: float | None) -> str | None:
     """Which of a step's two numbers is NaN or infinite, in words; None where both are numbers."""
     if not math.isfinite(loss):

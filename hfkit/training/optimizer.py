@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hfkit.errors import RequestError
+from hfkit.launched import fsdp_was_asked_for
 from hfkit.recipe import TrainSection
 
 if TYPE_CHECKING:
@@ -27,9 +28,16 @@ def optimizer_name(settings: TrainSection) -> str:
     those of paged ones move to the CPU's memory where the GPU's does not suffice.
 
     Raises:
-        RequestError: a paged one is asked for where there is no GPU.
+        RequestError: a paged one is asked for where there is no GPU, or one of bitsandbytes under FSDP.
     """
     import torch
+
+    if settings.optimizer != "adamw" and fsdp_was_asked_for():
+        # https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1633: its kernels take a part for the whole.
+        raise RequestError(
+            f"train.optimizer: {settings.optimizer} does not work on weights that fsdp2 divides; use adamw, or launch "
+            "with ddp or a configuration of DeepSpeed"
+        )
 
     if settings.optimizer.startswith("paged") and not torch.cuda.is_available():
         plain = settings.optimizer.removeprefix("paged_")

@@ -65,6 +65,7 @@ def _train(context: StageContext) -> TrainResult:
     from hfkit.training.layout import choose_layout
     from hfkit.training.loss import TrainedTokenLoss
     from hfkit.training.resuming import where_to_go_on
+    from hfkit.training.sharding import keep_sums_in_float32
     from hfkit.training.tracking import start_trackers
     from hfkit.training.trainer import PackedRows, TrainedPositionsTrainer
     from hfkit.training.validation import keep_out
@@ -82,6 +83,7 @@ def _train(context: StageContext) -> TrainResult:
     progress.say(f"  loss: computed {token_loss.in_words}")
     if settings.liger:
         require_liger(model)
+    trained_parameters, parameters = _counted(model)
 
     with quiet_libraries():
         rows = open_sequences(context.upstream["data"], "train", folder / ".cache")
@@ -133,6 +135,7 @@ def _train(context: StageContext) -> TrainResult:
         # It would print every log line to standard output, which belongs to --json.
         trainer.remove_callback(PrinterCallback)
         require_as_asked(trainer, processes)
+        keep_sums_in_float32(trainer)
         if not processes.is_main:
             # Each process drops other numbers out of its rows; the models were initialised alike.
             set_seed(recipe.seed + processes.rank)
@@ -176,8 +179,8 @@ def _train(context: StageContext) -> TrainResult:
         packing_reason=chosen.reason,
         precision=precision.precision,
         precision_reason=precision.reason,
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        parameters=sum(p.numel() for p in model.parameters()),
+        trained_parameters=trained_parameters,
+        parameters=parameters,
         continued_from_step=0 if checkpoint is None else step_of(checkpoint),
         deterministic=determinism_in_words(state.parts, limited_by_time=course.stopped_by == "time"),
         threads=conditions.threads,
@@ -201,6 +204,17 @@ def _leave(
         shutil.copytree(kept_weights(folder, best), folder, dirs_exist_ok=True)
     rotate_kept(folder, settings.keep_checkpoints, None if settings.keep_checkpoints == 0 else best)
     draw_losses(read_metrics(folder / METRICS), folder / LOSS_PLOT, title, best)
+
+
+def _counted(model: PreTrainedModel) -> tuple[int, int]:
+    """How many parameters are trained, and how many there are. Four-bit weights stand two in a byte, which PEFT knows;
+    where weights are divided over processes, this must be asked before."""
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        trained, every = model.get_nb_trainable_parameters()
+        return int(trained), int(every)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(p.numel() for p in model.parameters())
 
 
 def _inputs_left_in_half(model: PreTrainedModel, precision: Resolved) -> AbstractContextManager[None]:

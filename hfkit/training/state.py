@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from hfkit.training.guard import BEFORE, JUDGED
@@ -61,6 +63,7 @@ class TrainingState(BaseModel):
         window_loss, window_steps, window_tokens, window_seconds: summed up since the last line of metrics.jsonl.
         best_value, best_step: of the validation metric that is watched.
         without_gain: validations since the best one.
+        skipped: steps in a row, up to the last, whose gradients were no numbers, so that float16's scaler skipped them.
         parts: of the run, a new one where it went on under other conditions.
     """
 
@@ -75,6 +78,7 @@ class TrainingState(BaseModel):
     best_value: float | None = None
     best_step: int | None = None
     without_gain: int = 0
+    skipped: int = 0
     parts: list[Part] = []
 
     def count_step(self, loss: float, tokens: int, seconds: float) -> None:
@@ -84,6 +88,9 @@ class TrainingState(BaseModel):
         self.window_steps += 1
         self.window_tokens += tokens
         self.window_seconds += seconds
+
+    def count_skipped(self, grad_norm: float | None) -> None:
+        self.skipped = self.skipped + 1 if grad_norm is not None and not math.isfinite(grad_norm) else 0
 
     def go_on(self, step: int, conditions: Conditions) -> list[str]:
         """From `step` on these conditions hold. In which way they are others than before, in words."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -125,9 +125,13 @@ class TrainedPositionsTrainer(Trainer):
         """Within: the model computes in the number format of training, whichever of its methods is called.
 
         Accelerate casts in the forward pass of the outermost module, from the first step on. Before that, and where
-        Transformers generates with what stands inside an adapter, nothing would.
+        Transformers generates with what stands inside an adapter, nothing would. DeepSpeed casts the weights
+        themselves, which it takes over at the first step; until then PyTorch has to cast what is computed.
         """
-        with self.accelerator.autocast(), self.compute_loss_context_manager():
+        half = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+        untaken = half is not None and self.is_deepspeed_enabled and self.model_wrapped is self.model
+        cast = torch.autocast(self.args.device.type, dtype=half) if untaken else nullcontext()
+        with self.accelerator.autocast(), self.compute_loss_context_manager(), cast:
             yield
 
     def summed_loss(self, batch: dict[str, Any]) -> float:

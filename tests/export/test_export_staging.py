@@ -9,19 +9,25 @@ from pathlib import Path
 import pytest
 
 from hfkit.errors import RequestError, WorkError
-from hfkit.export.result import EXPORT
+from hfkit.export.result import EXPORT, ExportResult, exported_files
 from hfkit.export.staging import Staging, staged
 
 
 def fill(staging: Staging, text: str) -> None:
     staging.folder.mkdir()
-    (staging.folder / EXPORT).write_text(text, encoding="utf-8")
+    (staging.folder / "notes.txt").write_text(text, encoding="utf-8")
+    result = ExportResult(
+        format="gguf", source="r", source_fingerprint="f", type="f16", files=exported_files(staging.folder)
+    )
+    (staging.folder / EXPORT).write_text(result.model_dump_json(), encoding="utf-8")
     (staging.room / "scrap").write_text("on the way", encoding="utf-8")
 
 
 def held(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_text("utf-8")
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != EXPORT
     }
 
 
@@ -29,10 +35,10 @@ def test_a_folder_appears_with_its_parents_and_nothing_beside_it(tmp_path: Path)
     with staged(tmp_path / "deep" / "out") as staging:
         fill(staging, "1")
         assert not (tmp_path / "deep" / "out").exists()
-    assert held(tmp_path) == {f"deep/out/{EXPORT}": "1"}
+    assert held(tmp_path) == {"deep/out/notes.txt": "1"}
     with staged(tmp_path / "deep" / "out") as staging:
         fill(staging, "2")
-    assert held(tmp_path) == {f"deep/out/{EXPORT}": "2"}
+    assert held(tmp_path) == {"deep/out/notes.txt": "2"}
 
 
 def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -41,7 +47,13 @@ def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"), staged(tmp_path / "out") as staging:
         fill(staging, "2")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert held(tmp_path) == {f"out/{EXPORT}": "1"}
+    assert held(tmp_path) == {"out/notes.txt": "1"}
+
+
+def test_what_fails_leaves_no_folder_that_was_made_for_it(tmp_path: Path) -> None:
+    with pytest.raises(RequestError), staged(tmp_path / "deep" / "out"):
+        raise RequestError("there is nothing to export")
+    assert not (tmp_path / "deep").exists()
 
 
 def test_what_a_killed_export_left_is_cleared_away(tmp_path: Path) -> None:
@@ -50,7 +62,18 @@ def test_what_a_killed_export_left_is_cleared_away(tmp_path: Path) -> None:
     left.write_bytes(b"half")
     with staged(tmp_path / "out") as staging:
         fill(staging, "1")
-    assert held(tmp_path) == {f"out/{EXPORT}": "1"}
+    assert held(tmp_path) == {"out/notes.txt": "1"}
+
+
+def test_what_lies_beside_an_export_is_not_deleted_with_it(tmp_path: Path) -> None:
+    with staged(tmp_path / "out") as staging:
+        fill(staging, "1")
+    (tmp_path / "out" / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"no part of an export of hfkit's \(thesis.txt\)"), staged(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out" / "thesis.txt").read_text("utf-8") == "mine"
+    with pytest.raises(RequestError, match="name a folder of its own"), staged(Path()):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
@@ -65,7 +88,10 @@ def test_nothing_else_is_replaced(tmp_path: Path, kind: str) -> None:
     else:
         target.symlink_to(tmp_path / "mine")
     before = held(tmp_path)
-    with pytest.raises(RequestError, match="is no export of hfkit's"), staged(target) as staging:
+    with (
+        pytest.raises(RequestError, match=r"is there already, and (holds what is no part of an export|is no folder)"),
+        staged(target) as staging,
+    ):
         fill(staging, "1")
     assert held(tmp_path) == before
 

@@ -82,7 +82,10 @@ def test_wrong_requests_are_told_at_once(tiny_recipe: RecipeWriter, cli: Cli, wo
     (workplace / "mine").mkdir()
     (workplace / "mine" / "thesis.txt").write_text("mine", encoding="utf-8")
     done = cli("export", tiny_recipe(), "--to", "mine")
-    assert done.code == 2 and "is no export of hfkit's" in done.err
+    assert (
+        done.code == 2
+        and "mine is there already, and holds what is no part of an export of hfkit's (thesis.txt)" in done.err
+    )
     assert (workplace / "mine" / "thesis.txt").is_file()
 
 

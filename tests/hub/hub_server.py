@@ -92,7 +92,10 @@ class HubServer:
 
     def create(self, kind: Kind, id: str, *, private: bool = False) -> Repository:
         repository = Repository(kind, id, private)
-        repository.commit("main", "initial commit", {".gitattributes": Blob(b"*.safetensors filter=lfs\n", False)})
+        files = {".gitattributes": Blob(b"*.safetensors filter=lfs\n", False)}
+        if kind == "space":
+            files["README.md"] = Blob(b"---\ntitle: App\nsdk: gradio\n---\n", False)
+        repository.commit("main", "initial commit", files)
         self.repositories[kind, id] = repository
         return repository
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from hfkit.hub.energy import energy_sentence, watts
 from hfkit.hub.facts import RunFacts, gather_facts
 from hfkit.hub.model_card import model_card
 from hfkit.recipe import load_recipe
+from hfkit.training.metrics_log import METRICS, MetricsLine, append_line
 from tests.hub.conftest import evaluation, rewrite_result
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def test_the_model_cards_metadata(run_to_publish: Published) -> None:
     assert (data.license, data.language, data.datasets) == ("apache-2.0", ["en"], ["ada/rows"])
     assert data.eval_results is not None
     assert [(r.metric_type, r.metric_value, r.dataset_split) for r in data.eval_results] == [("token_f1", 0.7, "test")]
+    assert [(r.dataset_type, r.dataset_config) for r in data.eval_results] == [("ada/rows", "examples")]
     merged = ModelCard(model_card(facts_of(run_to_publish, "hub.weights=merged"))).data
     assert (merged["base_model_relation"], merged.library_name) == ("finetune", "transformers")
     for weights, relation in (("adapter", "adapter"), ("merged", "finetune")):
@@ -63,7 +66,7 @@ def test_results_name_the_data_set_that_they_were_taken_on(run_to_publish: Publi
     results = ModelCard(card).data.eval_results
     assert results is not None
     assert [(r.dataset_type, r.dataset_name, r.dataset_config, r.dataset_split) for r in results] == [
-        ("tiny", "tiny, held-out documents", "grounded_answers", "test"),
+        ("ada/tiny", "tiny, held-out documents", None, "test"),
         ("openai/gsm8k", "openai/gsm8k", "main", "test"),
     ]
     # Rows from elsewhere say nothing of how many documents were tested.
@@ -89,6 +92,53 @@ def test_the_model_card_says_what_a_reader_asks(run_to_publish: Published) -> No
     ):
         assert said in card
     assert card == model_card(facts_of(run_to_publish))
+
+
+def test_results_are_those_of_the_published_weights_or_it_is_said_whose_they_are(run_to_publish: Published) -> None:
+    def said(*overrides: str) -> tuple[bool, str]:
+        card = model_card(facts_of(run_to_publish, *overrides))
+        return bool(ModelCard(card).data.eval_results), card
+
+    has_results, card = said()
+    assert has_results and "Its results " not in card
+    has_results, card = said("hub.weights=merged")
+    assert has_results and "Its results are those of the adapter beside the base model, before it was added" in card
+    has_results, card = said("model.quantization=nf4")
+    assert has_results and "Its results were measured with the base model's weights in nf4, as it was trained" in card
+    # Nobody measured the weights that these are added into.
+    has_results, card = said("model.quantization=nf4", "hub.weights=merged")
+    assert not has_results and "the adapter beside the base model's weights in nf4, before" in card
+    merged = evaluation()
+    task = merged.tasks["grounded_answers"]
+    scores = {**task.scores, "merged": task.scores["base"]}
+    task = task.model_copy(update={"scores": scores})
+    changed = {"models": {**merged.models, "merged": "merged"}, "tasks": {"grounded_answers": task}}
+    rewrite_result(Path("runs") / "tiny" / "evaluate", merged.model_copy(update=changed).model_dump(mode="json"))
+    card = model_card(facts_of(run_to_publish, "model.quantization=nf4", "hub.weights=merged"))
+    (result,) = ModelCard(card).data.eval_results or []
+    assert result.metric_value == task.scores["base"]["token_f1"].value and "Its results " not in card
+
+
+def test_time_is_that_of_all_processes_and_gpus_are_those_that_were_used(run_to_publish: Published) -> None:
+    facts = facts_of(run_to_publish)
+    line = MetricsLine(split="train", step=8, epoch=2, loss=0.5, tokens=100, seconds=36000.0, memory_bytes=2**30)
+    append_line(run_to_publish.run_folder / "train" / METRICS, line)
+    hardware = facts.artifacts["train"].environment.hardware.model_copy(update={"gpus": ("NVIDIA H100",) * 8})
+    environment = facts.artifacts["train"].environment.model_copy(update={"hardware": hardware})
+    artifacts = {**facts.artifacts, "train": facts.artifacts["train"].model_copy(update={"environment": environment})}
+    card = model_card(replace(facts, artifacts=artifacts))
+    assert "| time | 10" in card and "800 W × 36,000 s" in card
+    assert "| hardware | NVIDIA H100 |" in card
+    assert "| peak memory of the process, without its GPU's |" in card
+
+
+def test_snippets_load_what_was_published_and_not_another_branch(run_to_publish: Published) -> None:
+    facts = facts_of(run_to_publish, "hub.branch=v2", "hub.dataset=ada/rows")
+    assert 'AutoPeftModelForCausalLM.from_pretrained("ada/reader", revision="v2")' in model_card(facts)
+    assert 'load_dataset("ada/rows", split="train", revision="v2")' in dataset_card(facts)
+    assert 'pipeline("text-generation", model="ada/reader", revision="v3")' in model_card(
+        facts_of(run_to_publish, "hub.branch=v2", "hub.tag=v3", "hub.weights=merged")
+    )
 
 
 def test_the_card_says_that_steps_ended_training_before_its_epochs(run_to_publish: Published) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hfkit.errors import WorkError
+from hfkit.hub.failures import explained, upload_explained
 from tests.hub.hub_server import Fault
 
 if TYPE_CHECKING:
@@ -91,6 +94,31 @@ def test_a_commit_whose_answer_was_lost_is_found_the_next_time(run_to_publish: P
     again = run_to_publish()
     assert (again.returncode, "holds all of it already" in again.stderr) == (0, True)
     assert len(run_to_publish.hub.repositories["model", "ada/reader"].commits) == 2
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (TimeoutError("deadline has elapsed"), WorkError, "an upload broke off (deadline has elapsed)"),
+        (RuntimeError("task failed: broken pipe"), WorkError, "an upload broke off (task failed: broken pipe)"),
+        (FileNotFoundError("object not found"), WorkError, "an upload broke off (object not found)"),
+        (
+            PermissionError("expired https://store.example/x?X-Signature=abc"),
+            WorkError,
+            "the Hub's storage refused an upload (expired https://store.example/x)",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), OSError, "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "adapter.safetensors"), PermissionError, "adapter"),
+        (ConnectionError("reset"), WorkError, "the connection to the Hub broke (reset)"),
+    ],
+)
+def test_what_hf_xet_raises_says_what_to_do(raised: Exception, kind: type[Exception], said: str) -> None:
+    """By its source it raises Python's own errors, without a number of the system's."""
+    with pytest.raises(kind) as caught, explained("model ada/reader"), upload_explained("model ada/reader"):
+        raise raised
+    assert said in str(caught.value) and "Signature" not in str(caught.value)
+    if kind is WorkError:
+        assert "run `hfkit publish` again" in str(caught.value)
 
 
 def test_a_commit_of_somebody_else_in_between_wins(run_to_publish: Published) -> None:

@@ -67,8 +67,8 @@ def test_what_was_pushed_loads_again_and_says_the_same_tokens(run_to_publish: Pu
     snippets = []
     for weights in ("adapter", "merged"):
         snippet = snippet_of(repository.head(weights).files["README.md"].content)
-        assert '"ada/reader"' in snippet
-        snippets.append(snippet.replace('"ada/reader"', f'"ada/reader", revision="{weights}"'))
+        assert f'"ada/reader", revision="{weights}"' in snippet
+        snippets.append(snippet)
     names = {"BASE": str(tiny_model), "ADAPTER": str(run_to_publish.run_folder / "train" / "adapter")}
     code = "".join(f"{name} = {value!r}\n" for name, value in {**names, "SNIPPETS": snippets}.items()) + _LOAD
     lines = run_to_publish.python(code).splitlines()
@@ -114,6 +114,15 @@ HfApi().upload_file(path_or_fileobj=bytes(changed), path_in_repo="model.safetens
 snapshot_download("ada/tiny-model")
 assert trained_revision(facts) == trained_on.name
 print(moved_since(facts, trained_revision(facts)))
+# A branch is no pin: what training wrote down is, whether or not the cache still has it.
+written = {"weights": "0" * 64, "hub": "ada/tiny-model", "revision": "f" * 40}
+(folders["train"] / "adapter" / "base.json").write_text(json.dumps(written))
+facts = gather_facts(load_recipe(Path("tiny.yaml"), ["model.base=ada/tiny-model", "model.revision=main"]), folders)
+assert trained_revision(facts) == "f" * 40
+assert "moved on to" in moved_since(facts, trained_revision(facts))
+pinned = ["model.base=ada/tiny-model", "model.revision=" + "f" * 40]
+facts = gather_facts(load_recipe(Path("tiny.yaml"), pinned), folders)
+assert moved_since(facts, trained_revision(facts)) is None
 """
 
 

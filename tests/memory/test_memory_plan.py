@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hfkit.memory.advice import advise
+from hfkit.memory.checking import report_memory
 from hfkit.memory.plan import plan_memory
 from hfkit.memory.setting import GIBIBYTE, Batch, Devices, Setting
 from hfkit.memory.shape import ModelShape, shape_of
-from hfkit.recipe import AdapterSection
+from hfkit.recipe import AdapterSection, load_recipe
 
 if TYPE_CHECKING:
     from tests.conftest import Cli, RecipeWriter
@@ -135,6 +136,69 @@ def test_each_sharding_spreads_what_it_says() -> None:
     large = small(num_hidden_layers=40)
     spread = plan_memory(large, setting, Devices("gpu", 8, GIBIBYTE, "fsdp2"))
     assert spread.weights < plan_memory(large, setting, Devices("gpu", 8, GIBIBYTE)).weights / 4
+
+
+def test_eight_bit_averages_of_the_input_table_are_kept_in_float32() -> None:
+    shape = small()
+    plain, eight = (
+        plan_memory(shape, Setting(BATCH, 2, None, optimizer=name), Devices("gpu", 1, GIBIBYTE)).optimizer
+        for name in ("adamw", "adamw_8bit")
+    )
+    table = 500 * 64
+    assert plain == 8 * shape.parameters
+    assert eight == pytest.approx((2 + 8 / 256) * (shape.parameters - table) + 8 * table, abs=1)
+    adapter = Setting(BATCH, 2, AdapterSection(), optimizer="adamw_8bit")
+    trained = shape.adapter_parameters(AdapterSection())
+    assert plan_memory(shape, adapter, Devices("gpu", 1, GIBIBYTE)).optimizer == pytest.approx(
+        (2 + 8 / 256) * trained, abs=1
+    )
+
+
+def test_advice_never_joins_what_does_not_work_together() -> None:
+    shape = small(num_hidden_layers=24, hidden_size=512, intermediate_size=2048)
+    for sharding in ("ddp", "zero2", "zero3", "fsdp2"):
+        for optimizer in ("adamw", "adamw_8bit"):
+            setting = Setting(BATCH, 2, None, optimizer=optimizer)  # type: ignore[arg-type]
+            devices = Devices("gpu", 8, GIBIBYTE, sharding)  # type: ignore[arg-type]
+            changes = [one.change for one in advise(shape, setting, devices, 0)]
+            fsdp = sharding == "fsdp2" or "--sharding fsdp2" in changes
+            assert not (fsdp and "train.optimizer=adamw_8bit" in changes), changes
+            assert not ("--sharding fsdp2" in changes and optimizer == "adamw_8bit"), changes
+
+
+@pytest.mark.parametrize(
+    ("sharding", "overrides", "said"),
+    [
+        ("fsdp2", ["model.quantization=nf4"], "nf4 weights are not divided by fsdp2"),
+        ("zero3", ["model.quantization=int8"], "int8 weights are not divided by zero3"),
+        ("fsdp2", ["train.optimizer=adamw_8bit"], "adamw_8bit does not work on weights that fsdp2 divides"),
+    ],
+)
+def test_check_refuses_what_does_not_work_on_divided_weights(
+    tiny_recipe: RecipeWriter, cli: Cli, sharding: str, overrides: list[str], said: str
+) -> None:
+    done = cli("check", tiny_recipe(), "--gpus", 2, "--sharding", sharding, *overrides)
+    assert done.code == 2 and said in done.out, done.out
+    assert cli("check", tiny_recipe(), "--gpus", 2, "--sharding", "zero2", *overrides).code == 0
+
+
+def test_zero_3_needs_room_for_the_whole_model_before_it_divides_it(tmp_path: Path, tiny_recipe: RecipeWriter) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA_70B), encoding="utf-8")
+    recipe = load_recipe(
+        tiny_recipe(
+            model={"base": str(folder), "precision": "bf16"}, train={"gradient_checkpointing": True, "batch_size": 8}
+        )
+    )
+    reports = {
+        kind: report_memory(recipe, tmp_path / "nothing", Devices("gpu", 8, 80 * GIBIBYTE, kind))  # type: ignore[arg-type]
+        for kind in ("fsdp2", "zero3")
+    }
+    divided, moved = reports["fsdp2"], reports["zero3"]
+    assert divided is not None and moved is not None
+    assert divided.plan == moved.plan and divided.fits and not moved.fits
+    assert any("onto each GPU before it divides it" in line for line in moved.lines())
 
 
 def test_advice_comes_in_order_adds_up_and_stops_when_it_fits() -> None:

@@ -232,6 +232,15 @@ def test_training_goes_on_from_a_saved_adapter(tiny_model: Path, tmp_path: Path,
     assert [(name, weight.dtype) for name, weight in again.named_parameters() if weight.requires_grad] == wanted
 
 
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["q_proj", "embed_tokens"]])
+def test_an_adapter_on_a_table_leaves_the_table_with_the_base(
+    tiny_model: Path, tmp_path: Path, targets: list[str]
+) -> None:
+    settings = section(tiny_model, {"targets": targets})
+    there = trained(settings, tmp_path)
+    torch.testing.assert_close(answer(load_tuned(settings, tmp_path)[0].eval()), there)
+
+
 def test_what_pissa_left_goes_on_as_lora_of_twice_the_rank(tiny_model: Path, tmp_path: Path) -> None:
     there = trained(section(tiny_model, KINDS["pissa and rslora"]), tmp_path)
     again, _ = trainable_model(section(tiny_model, {"rank": 8, "alpha": 16, "start_from": tmp_path}))

@@ -137,6 +137,28 @@ def test_a_recipe_that_pins_and_allows_is_taken(tmp_path: Path) -> None:
     assert model is not None and model.trust_remote_code
 
 
+@pytest.mark.parametrize(
+    ("model", "hub", "said"),
+    [
+        ("adapter: null", "", "model.trust_remote_code: all weights of a model with code of its own cannot be trained"),
+        ("adapter: {rank: 4}", "hub: {repo: ada/x, weights: merged}", "hub.weights: an adapter is not merged into"),
+    ],
+)
+def test_what_would_leave_a_folder_with_code_that_no_commit_pins_is_refused_at_once(
+    tmp_path: Path, model: str, hub: str, said: str
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "name: x\nallow_code: true\n"
+        f'model: {{base: owner/own, trust_remote_code: true, revision: "{COMMIT}", {model}}}\n'
+        f"data: {{sources: [{{path: x.jsonl}}]}}\ntrain: {{}}\n{hub}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(RequestError) as caught:
+        load_recipe(path)
+    assert said in str(caught.value)
+
+
 def test_pickled_weights_say_how_to_convert_them(tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from rag.chunking import ChunkSettings
-from rag.database import explained
+from rag.database_errors import explained
 from rag.errors import RagError
 from rag.index import Index
 from rag.layout import IndexSettings, Kind

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from rag.chunking import ChunkSettings
-from rag.database import FORMAT_VERSION
 from rag.errors import DamagedIndexError, RagError, RagRequestError
 from rag.index import Index
 from rag.layout import IndexSettings
 from rag.repair import repair_index
+from rag.schema import FORMAT_VERSION
 from rag.search import Mode, SearchSettings
 from rag.verification import verify_index
 from tests.rag.hash_embedder import HashEmbedder, make_corpus

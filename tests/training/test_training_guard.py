@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfkit.training.guard import BEFORE, JUDGED, find_divergence, what_is_no_number
+from hfkit.recipe import TrainSection
+from hfkit.training.callbacks import WatchSteps
+from hfkit.training.course import Course
+from hfkit.training.guard import BEFORE, JUDGED, MOST_SKIPPED, find_divergence, what_is_no_number
+from hfkit.training.state import TrainingState
 
 
 def judged_at_every_step(losses: list[float]) -> list[int]:
@@ -58,6 +65,26 @@ def test_a_loss_that_left_its_course_is_found_within_ten_steps(course: float, mo
 
 def test_a_young_run_has_no_course_to_leave() -> None:
     assert judged_at_every_step([1.0] * 15 + [100.0] * 10) == []
+
+
+def test_steps_that_float16_skips_are_counted_until_one_is_taken() -> None:
+    state = TrainingState()
+    for norm in (math.inf, math.nan, math.inf):
+        state.count_skipped(norm)
+    assert state.skipped == 3
+    state.count_skipped(1.0)
+    assert state.skipped == 0
+    # Its scale begins at 2^16 and is halved with each.
+    assert MOST_SKIPPED > 17
+
+
+def test_a_run_of_which_every_step_is_skipped_is_ended(tmp_path: Path) -> None:
+    course = Course(TrainSection(), tmp_path, TrainingState(), [], is_main=True)
+    watch: Any = SimpleNamespace(course=course)
+    logs = {"loss": 1.0, "grad_norm": math.inf}
+    faults = [WatchSteps._fault(watch, step, logs, scaled=True) for step in range(1, MOST_SKIPPED + 1)]
+    assert not any(faults[:-1])
+    assert faults[-1] is not None and f"the gradient's norm is inf at step {MOST_SKIPPED}" in faults[-1]
 
 
 def test_what_is_no_number_is_named() -> None:
