@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfkit.errors import HfkitError, RequestError
-from rag.errors import RagError, RagRequestError
 
 _FULL_BYTES = 2**20
 
@@ -35,6 +34,9 @@ class Explanation:
 
 def explain(error: Exception) -> Explanation:
     """What `error` means to the user. An error that nobody foresaw says so, and how to see more of it."""
+    # With the package comes NumPy, which a verb that does not fail should not wait for.
+    from rag.errors import RagError, RagRequestError
+
     if _disk_is_full(error):
         return Explanation("the disk is full; what was finished is kept. Make room and run the same command again", 1)
     if _is_too_large(error):
@@ -84,9 +86,11 @@ def _disk_is_full(error: BaseException) -> bool:
             return True
         if any(text in str(cause) for text in ("No space left on device", "os error 28", "database or disk is full")):
             return True
+    from hfkit.run import RUNS
+    from rag.errors import RagRequestError
+
     if isinstance(error, RequestError | RagRequestError) or not any(map(_may_be_a_write, _causes(error))):
         return False
-    from hfkit.run import RUNS
 
     # They do not say why, so the disk itself is asked.
     return shutil.disk_usage(RUNS if RUNS.exists() else Path()).free < _FULL_BYTES

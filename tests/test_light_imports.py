@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,21 @@ print(json.dumps({"code": code, "heavy": sorted(heavy & set(sys.modules))}), fil
 """
 
 
-def imported_by(folder: Path, *arguments: object) -> tuple[int, list[str]]:
-    """The exit code of `hfkit …` and which of HEAVY a fresh process has imported at its end."""
+def imported_by(folder: Path, *arguments: object, among: Sequence[str] = HEAVY) -> tuple[int, list[str]]:
+    """The exit code of `hfkit …` and which packages `among` these a fresh process has imported at its end."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(HEAVY), *map(str, arguments)],
+        [sys.executable, "-c", SCRIPT, json.dumps(among), *map(str, arguments)],
         cwd=folder,
         capture_output=True,
         text=True,
     )
     report = json.loads(done.stderr.splitlines()[-1])
     return report["code"], report["heavy"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["check", "--help"]])
+def test_help_waits_for_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    assert imported_by(tmp_path, *arguments, among=[*HEAVY, "numpy", "pydantic", "yaml", "rich", "rag"]) == (0, [])
 
 
 @pytest.mark.parametrize(
