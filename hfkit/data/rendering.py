@@ -77,7 +77,7 @@ class Renderer:
         # What the context of the conversations last rendered loses; each is held, so that its id stays its own.
         self._lost: dict[int, tuple[Conversation, tuple[str, ...]]] = {}
 
-    @property
+    @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end a reply: what generation has to stop at, and what a tuned model's settings must name.
 
@@ -86,7 +86,7 @@ class Renderer:
         """
         return self._template.stop_ids
 
-    @property
+    @cached_property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know of this template; full sentences."""
         return self._template.remarks

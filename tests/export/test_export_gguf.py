@@ -16,7 +16,7 @@ from hfkit.errors import RequestError, WorkError
 from hfkit.export import gguf_export, llama_weights
 from hfkit.export.gguf_export import export_gguf
 from hfkit.export.merged import TrainedModel
-from hfkit.export.result import EXPORT, ExportResult, GgufType
+from hfkit.export.result import EXPORT, ExportResult, GgufType, exported_files
 from hfkit.export.staging import staged
 from hfkit.models.tuned import load_tuned
 
@@ -29,7 +29,8 @@ PROMPT = "What does a pendulum clock count in 1987?"
 def written(trained: TrainedModel, kind: GgufType, target: Path) -> ExportResult:
     with staged(target) as staging:
         result = export_gguf(trained, kind, staging)
-        (staging.folder / EXPORT).write_text("{}", encoding="utf-8")
+        whole = result.model_copy(update={"files": exported_files(staging.folder)})
+        (staging.folder / EXPORT).write_text(whole.model_dump_json(), encoding="utf-8")
     return result
 
 
