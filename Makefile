@@ -6,14 +6,20 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 APP ?= 1
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test unit style test-slow lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/hfkit run recipes/quickstart.yaml
 	@if [ "$(APP)" != "0" ]; then $(BIN)/hfkit app recipes/quickstart.yaml; fi
 
+# Types are checked beside the tests, which leave a core alone now and then.
 test: $(VENV)/.test
+	@$(MAKE) --no-print-directory -j 2 unit style
+
+unit: $(VENV)/.test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+
+style: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -435,7 +435,7 @@ EDITS = st.sampled_from(
     steps=st.lists(st.tuples(st.lists(EDITS, max_size=3), st.sampled_from([None, *ALL])), min_size=1, max_size=5),
     last=st.lists(EDITS, max_size=3),
 )
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_after_any_history_a_run_is_what_a_fresh_one_would_be(
     steps: list[tuple[list[str], StageName | None]], last: list[str]
 ) -> None:
@@ -704,6 +704,7 @@ def test_an_interrupt_says_one_thing_and_keeps_what_is_finished(
     assert outcome(finished) == expected
 
 
+@pytest.mark.slow
 def test_a_cold_process_is_interrupted_like_a_warm_one(
     finished: Path, cold_cli: Cli, cli: Cli, patiently: Callable[..., None]
 ) -> None:

@@ -260,7 +260,7 @@ def test_many_rows_are_rendered_on_workers_to_the_same_bytes(
     read = partial(read_source, batch_rows=150)
     monkeypatch.setattr("hfkit.data.landing.read_source", read)
     monkeypatch.setattr("hfkit.data.rendering_pool._ROWS_WORTH_WORKERS", 1)
-    monkeypatch.setattr("hfkit.data.rendering_pool.cores", lambda: 3)
+    monkeypatch.setattr("hfkit.data.rendering_pool.cores", lambda: 2)
     monkeypatch.setattr("hfkit.data.landing.cores", lambda: 2)
     (alone.folder / "artifact.json").unlink()
     shared = prepare([{"path": "a.jsonl"}])

@@ -37,8 +37,14 @@ def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) ->
     return max(float((second[name] - weight).abs().max()) for name, weight in first.items())
 
 
+ADAPTERS = pytest.mark.parametrize(
+    "adapter",
+    [pytest.param({"rank": 4, "alpha": 8}, id="adapter"), pytest.param(None, id="all weights", marks=pytest.mark.slow)],
+)
+
+
 # 21 rows: the last step of an epoch has five of the eight.
-@pytest.mark.parametrize("adapter", [{"rank": 4, "alpha": 8}, None], ids=["adapter", "all weights"])
+@ADAPTERS
 def test_the_weights_do_not_hang_on_the_micro_batch(
     train_on: TrainOn, make_rows: MakeRows, adapter: dict[str, int] | None
 ) -> None:
@@ -213,7 +219,7 @@ def test_a_micro_batch_of_the_recipe_is_taken_or_refused(train_on: TrainOn, make
 MANY = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "warmup": 0.2}
 
 
-@pytest.mark.parametrize("adapter", [{"rank": 4, "alpha": 8}, None], ids=["adapter", "all weights"])
+@ADAPTERS
 def test_packing_changes_nothing_but_speed(
     train_on: TrainOn, make_rows: MakeRows, adapter: dict[str, int] | None
 ) -> None:
