@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,6 @@ class Explanation:
 
 def explain(error: Exception) -> Explanation:
     """What `error` means to the user. An error that nobody foresaw says so, and how to see more of it."""
-    # With the package comes NumPy, which a verb that does not fail should not wait for.
-    from rag.errors import RagError, RagRequestError
-
     if _disk_is_full(error):
         return Explanation("the disk is full; what was finished is kept. Make room and run the same command again", 1)
     if _is_too_large(error):
@@ -47,8 +45,9 @@ def explain(error: Exception) -> Explanation:
         )
     if isinstance(error, HfkitError):
         return Explanation(str(error), error.exit_code)
-    if isinstance(error, RagError):
-        return Explanation(str(error), 2 if isinstance(error, RagRequestError) else 1)
+    code = _code_of_rag(error)
+    if code is not None:
+        return Explanation(str(error), code)
     lowered = str(error).lower()
     if isinstance(error, MemoryError) or "out of memory" in lowered or "allocate memory" in lowered:
         return Explanation(
@@ -75,6 +74,18 @@ def explain(error: Exception) -> Explanation:
     )
 
 
+def _code_of_rag(error: BaseException) -> int | None:
+    """The exit code of an error of rag's; None for any other. Nothing is an error of a package that was not imported,
+    and to import it, NumPy included, is no work for a process that has just failed."""
+    if "rag.errors" not in sys.modules:
+        return None
+    from rag.errors import RagError, RagRequestError
+
+    if not isinstance(error, RagError):
+        return None
+    return 2 if isinstance(error, RagRequestError) else 1
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or "no message").splitlines()[0]
 
@@ -86,11 +97,11 @@ def _disk_is_full(error: BaseException) -> bool:
             return True
         if any(text in str(cause) for text in ("No space left on device", "os error 28", "database or disk is full")):
             return True
-    from hfkit.run import RUNS
-    from rag.errors import RagRequestError
-
-    if isinstance(error, RequestError | RagRequestError) or not any(map(_may_be_a_write, _causes(error))):
+    if isinstance(error, RequestError) or _code_of_rag(error) == 2:
         return False
+    if not any(map(_may_be_a_write, _causes(error))):
+        return False
+    from hfkit.run import RUNS
 
     # They do not say why, so the disk itself is asked.
     return shutil.disk_usage(RUNS if RUNS.exists() else Path()).free < _FULL_BYTES

@@ -269,6 +269,16 @@ def test_a_process_without_a_launcher_says_so(no_launch: pytest.MonkeyPatch) -> 
         NoticeBoard.of(Processes(1, 2, 1))
 
 
+def test_a_launch_on_the_cpu_finds_no_gpu(no_launch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch` says so to its processes, and PyTorch would find a GPU all the same."""
+    no_launch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    launched_processes()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    no_launch.setenv("ACCELERATE_USE_CPU", "true")
+    launched_processes()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def require_as_in_one_process(done: Done, recipe: Path) -> None:
     """A launch that ended well trained what one process without it trains: the same losses, and another adapter than
     the one that it began with. `recipe` is then trained here."""

@@ -80,7 +80,9 @@ class MemoryReport:
                 f"  {one.change}: gains {_gib(one.gain)} GiB, leaves {_gib(one.total)}; costs {one.cost}"
                 for one in self.advice
             ]
-            if not self.advice or self.advice[-1].total > devices.memory_bytes:
+            if self.before_dividing > devices.memory_bytes:
+                told.append("  --sharding fsdp2: divides the model before it goes onto the GPUs; costs nothing")
+            elif not self.advice or self.advice[-1].total > devices.memory_bytes:
                 told.append("  and then a smaller model, or more or larger devices")
         return told
 

@@ -162,7 +162,7 @@ def _require_free(folder: Path, origin: Origin) -> None:
         raise RequestError(f"{folder}: is a run of its own; name another one with --to") from None
     if mark != _Mark.of(origin):
         other = "another run" if mark.reproduces == origin.manifest.recipe else "the run"
-        raise RequestError(f"{folder}: is {other} {mark.reproduces} made again; name another folder's name with --to")
+        raise RequestError(f"{folder}: is {other} {mark.reproduces} made again; name another one with --to")
 
 
 def _take_threads(origin: Origin) -> None:

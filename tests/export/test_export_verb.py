@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hfkit.export.result import EXPORT, ExportResult
+
 if TYPE_CHECKING:
     from tests.conftest import Cli, RecipeWriter
 
@@ -87,6 +89,11 @@ def test_wrong_requests_are_told_at_once(tiny_recipe: RecipeWriter, cli: Cli, wo
         and "mine is there already, and holds what is no part of an export of hfkit's (thesis.txt)" in done.err
     )
     assert (workplace / "mine" / "thesis.txt").is_file()
+    earlier = ExportResult(format="gguf", source="tiny", source_fingerprint="f", type="f16")
+    (workplace / "theirs").mkdir()
+    (workplace / "theirs" / EXPORT).write_text(earlier.model_dump_json(), encoding="utf-8")
+    done = cli("export", tiny_recipe(), "--format", "gguf", "--type", "q4_0", "--to", "theirs")
+    assert done.code == 2 and "theirs: holds an export as gguf, f16; name another folder with --to" in done.err
 
 
 def test_the_embedder_is_exported_without_a_run(tiny_recipe: RecipeWriter, cli: Cli, workplace: Path) -> None:

@@ -199,6 +199,7 @@ def test_zero_3_needs_room_for_the_whole_model_before_it_divides_it(tmp_path: Pa
     assert divided is not None and moved is not None
     assert divided.plan == moved.plan and divided.fits and not moved.fits
     assert any("onto each GPU before it divides it" in line for line in moved.lines())
+    assert moved.lines()[-1].startswith("  --sharding fsdp2: ")
 
 
 def test_advice_comes_in_order_adds_up_and_stops_when_it_fits() -> None:

@@ -270,3 +270,11 @@ def test_int8_is_not_asked_for_dora(tmp_path: Path) -> None:
     for adapter, quantization in (({"method": "dora"}, "int8"), ({"init": "pissa"}, "nf4")):
         with pytest.raises(ValidationError, match=r"int8 weights|quantised ones do not allow"):
             ModelSection.model_validate({"base": "a", "quantization": quantization, "adapter": adapter})
+
+
+def test_parameters_that_stand_two_in_a_byte_are_counted_one_by_one(make_rows: MakeRows, train_on: TrainOn) -> None:
+    plain, nf4 = (
+        train_on(make_rows(4), train={**SETTINGS, "max_steps": 1}, model=model).result
+        for model in ({}, {"quantization": "nf4"})
+    )
+    assert nf4.parameters == plain.parameters and nf4.trained_parameters == plain.trained_parameters
